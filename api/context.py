@@ -1,0 +1,70 @@
+"""What the routes need, as interfaces: the HTTP edge is wired with these and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.settings import Settings
+from cluster.storage import ArtifactStore
+from cluster.task import Depth, NewTask, Status, Submission, Task, TaskEvent, TaskPage, TaskQuery
+from models.engine import ModelSpec
+
+
+class Registry(Protocol):
+    """The callers' side of the task registry (the plain class, or a client of the actor)."""
+
+    async def submit(self, new: NewTask) -> Submission:
+        """Durable before it returns. Raises TaskConflict, DuplicateTask, QueueFull, RegistryUnavailable."""
+
+    async def get(self, task_id: str) -> Task:
+        """Raises TaskNotFound (also for deleted tasks)."""
+
+    async def list(self, query: TaskQuery) -> TaskPage: ...
+
+    async def counts(self, *, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]: ...
+
+    async def cancel(self, task_id: str) -> Task:
+        """Queued: cancelled at once; running: flagged. Raises TaskNotFound, IllegalStep when final."""
+
+    async def delete(self, task_id: str) -> None:
+        """Any status: hidden at once, work stopped, files and record removed. Raises TaskNotFound."""
+
+    async def annotate(self, task_id: str, facts: dict[str, object]) -> Task:
+        """Merge `facts` into the task's facts. Raises TaskNotFound."""
+
+    async def events(self, task_id: str) -> list[TaskEvent]: ...
+
+    async def depths(self) -> dict[str, Depth]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInfo:
+    """Sizes in GiB."""
+
+    name: str
+    count: int
+    memory_allocated: float
+    memory_reserved: float
+    memory_total: float
+
+
+class SystemProbe(Protocol):
+    """What the routes ask about the cluster."""
+
+    async def live_nodes(self) -> int: ...
+
+    async def gpu(self) -> GpuInfo | None: ...
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """Everything the HTTP edge may touch. `now` is seconds since the epoch."""
+
+    settings: Settings
+    registry: Registry
+    storage: ArtifactStore
+    catalog: Mapping[str, ModelSpec]
+    system: SystemProbe
+    now: Callable[[], float]

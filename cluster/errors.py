@@ -1,0 +1,76 @@
+"""What the cluster layer refuses, and why.
+
+    ClusterError
+    ├── TaskNotFound          no such task, or not this caller's
+    ├── TaskConflict          the id or idempotency key exists with other inputs
+    ├── DuplicateTask         the same work is active or done (dedupe_key)
+    ├── QueueFull             the queue bound is reached; try again in retry_after_s
+    ├── IllegalStep           the status does not allow this event
+    ├── RegistryUnavailable   the registry is restarting or its disk fails; try again
+    ├── InvalidKey            a storage key, path or file name that is not a plain relative name
+    ├── ArtifactNotFound      no object under this key
+    └── StorageFailure        the artifact store failed (disk full, S3 down)
+
+Every class takes only picklable positional arguments, because they cross process borders.
+"""
+
+from __future__ import annotations
+
+
+class ClusterError(Exception):
+    """Root of everything this layer raises on purpose."""
+
+
+class TaskNotFound(ClusterError):
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+
+class TaskConflict(ClusterError):
+    """The id or idempotency key is taken by a different request; choose another."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+
+class DuplicateTask(ClusterError):
+    """The same content and parameters are active or succeeded as `task_id`."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+
+class QueueFull(ClusterError):
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class IllegalStep(ClusterError):
+    def __init__(self, status: str, event: str) -> None:
+        super().__init__(status, event)
+        self.status = status
+        self.event = event
+
+
+class RegistryUnavailable(ClusterError):
+    """Nothing was recorded, or it is unknown whether it was: repeat with the same id."""
+
+
+class InvalidKey(ClusterError):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class ArtifactNotFound(ClusterError):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+class StorageFailure(ClusterError):
+    """The message names the cause and the next step, without secrets."""

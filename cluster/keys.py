@@ -1,0 +1,69 @@
+"""The one place that builds storage keys, from names that callers may have chosen. Pure.
+
+    files/{tenant}/{path}              what a caller uploaded under a path of their own
+    tasks/{id}/input/{name}            a file uploaded together with a task
+    tasks/{id}/{attempt}/{name}        what an attempt published
+    tasks/{id}/partial/{name}          committed parts of unfinished work
+"""
+
+from __future__ import annotations
+
+import re
+
+from cluster.errors import InvalidKey
+
+MAX_PATH_CHARS = 900  # S3 allows 1024 bytes for a key
+_TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def is_task_id(text: str) -> bool:
+    """True for 1-128 of A-Z a-z 0-9 . _ - that is not . or .. (contracts §6)."""
+    return bool(_TASK_ID.fullmatch(text)) and text not in {".", ".."}
+
+
+def clean_path(path: str) -> str:
+    """`path` as a plain relative path; raises InvalidKey for anything that could leave its folder."""
+    parts = path.split("/")
+    bad = (
+        not path
+        or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_CHARS
+        or any(part in {"", ".", ".."} or len(part.encode("utf-8", "replace")) > 255 for part in parts)
+        or any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in path)
+        or "\\" in path
+    )
+    if bad:
+        raise InvalidKey(path)
+    return path
+
+
+def clean_name(name: str) -> str:
+    """`name` as one path segment; raises InvalidKey otherwise."""
+    if "/" in name:
+        raise InvalidKey(name)
+    return clean_path(name)
+
+
+def upload_key(tenant: str, path: str) -> str:
+    return f"files/{clean_name(tenant)}/{clean_path(path)}"
+
+
+def task_prefix(task_id: str) -> str:
+    if not is_task_id(task_id):
+        raise InvalidKey(task_id)
+    return f"tasks/{task_id}/"
+
+
+def input_key(task_id: str, name: str) -> str:
+    return f"{task_prefix(task_id)}input/{clean_name(name)}"
+
+
+def attempt_prefix(task_id: str, attempt: int) -> str:
+    return f"{task_prefix(task_id)}{attempt}/"
+
+
+def artifact_key(task_id: str, attempt: int, name: str) -> str:
+    return attempt_prefix(task_id, attempt) + clean_path(name)
+
+
+def partial_prefix(task_id: str) -> str:
+    return f"{task_prefix(task_id)}partial/"

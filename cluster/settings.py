@@ -1,0 +1,86 @@
+"""The only reader of the environment: where this server runs. Each field says its unit and effect."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Read from `MEDIARAY_*`. Refuses unsafe combinations at start instead of failing later."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIARAY_", frozen=True)
+
+    data_dir: Path = Path("~/.mediaray")
+    """Folder of the task database, local artifacts and workspaces; outside Ray's session folder."""
+    database_url: str = ""
+    """SQLAlchemy URL of the task store. Empty: SQLite in data_dir. postgresql://… for clusters."""
+    storage_url: str = ""
+    """Artifact store: empty or file:///path for a local folder, s3://bucket/prefix for S3."""
+    bucket: str = "mediaray"
+    """Bucket name that s3:// and minio:// input paths may name when storage is local."""
+    models_dir: Path | None = None
+    """Folder of full-engine weights; None: only embedded engines."""
+    http_host: str = "127.0.0.1"
+    """Address the HTTP server listens on. Anything but loopback needs API keys."""
+    http_port: int = Field(8000, ge=1, le=65535)
+    public_url: str = ""
+    """Base of download URLs, for servers behind a proxy. Empty: the request's own base URL."""
+    api_keys: str = ""
+    """Keys callers must present; empty is allowed on loopback only."""
+    max_upload_bytes: int = Field(4 * GIB, gt=0)
+    """Largest accepted upload. Refused before the body is read where Content-Length says so."""
+    max_json_bytes: int = Field(1 * MIB, gt=0)
+    """Largest accepted JSON body; inputs are references, not data."""
+    max_queued_tasks: int = Field(10_000, gt=0)
+    """Queue bound per service; beyond it submits answer 503 with Retry-After."""
+    max_pixels: int = Field(8192 * 8192, gt=0)
+    """Largest accepted frame or image, in pixels of one side times the other."""
+    download_url_ttl_s: int = Field(3600, gt=0)
+    """How long a download URL stays valid, in seconds."""
+    retention_s: float = Field(7 * 86400.0, gt=0)
+    """How long a finished task and its files are kept, in seconds."""
+    lease_s: float = Field(15.0, gt=0)
+    """How long an attempt may stay silent before its task goes back to the queue, in seconds."""
+    workspace_dir: Path | None = None
+    """Folder of per-attempt scratch folders on each node; None: data_dir/work."""
+    show_diagnostics: bool = False
+    """List diagnostics.echo among the supported tasks (it always runs)."""
+
+    @model_validator(mode="after")
+    def _refuse_unsafe(self) -> Settings:
+        if not self.is_loopback and not self.api_keys:
+            raise ValueError(
+                f"MEDIARAY_HTTP_HOST={self.http_host} is reachable from outside and MEDIARAY_API_KEYS is"
+                " empty: set keys, or listen on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.http_host).is_loopback
+        except ValueError:
+            return self.http_host == "localhost"
+
+    @property
+    def data_path(self) -> Path:
+        return self.data_dir.expanduser().absolute()
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_path / 'tasks.sqlite'}"
+
+    @property
+    def resolved_storage_url(self) -> str:
+        return self.storage_url or f"file://{self.data_path / 'artifacts'}"
+
+    @property
+    def workspace_path(self) -> Path:
+        return self.workspace_dir or self.data_path / "work"

@@ -1,0 +1,319 @@
+"""What a task is: its statuses, the steps between them, and its frozen values.
+
+Pure: no I/O, no clock, no third-party package. Owns THE table of statuses (`STEPS`): nothing else
+in the project decides which status may follow which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from cluster.errors import IllegalStep
+
+Json = dict[str, Any]
+
+
+class Status(StrEnum):
+    """Where a task stands. A wish to cancel is a flag (`Task.cancel_requested_at`), not a status."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+
+
+class Event(StrEnum):
+    """What may happen to a task."""
+
+    LEASE = "lease"  # a replica takes it
+    REQUEUE = "requeue"  # the attempt ended without a verdict: lost lease, transient failure, drain
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    CANCEL = "cancel"  # queued: at once; running: when the work has really stopped
+
+
+STEPS: Mapping[tuple[Status, Event], Status] = {
+    (Status.QUEUED, Event.LEASE): Status.RUNNING,
+    (Status.QUEUED, Event.FAIL): Status.FAILED,  # start deadline passed
+    (Status.QUEUED, Event.CANCEL): Status.CANCELLED,
+    (Status.RUNNING, Event.REQUEUE): Status.QUEUED,
+    (Status.RUNNING, Event.SUCCEED): Status.SUCCEEDED,
+    (Status.RUNNING, Event.FAIL): Status.FAILED,
+    (Status.RUNNING, Event.CANCEL): Status.CANCELLED,
+}
+
+
+def step(status: Status, event: Event) -> Status:
+    """The status after `event`; raises IllegalStep where the table has no such step."""
+    try:
+        return STEPS[status, event]
+    except KeyError:
+        raise IllegalStep(status, event) from None
+
+
+class FailureCode(StrEnum):
+    """Why a task failed, in words callers can program against (contracts §6)."""
+
+    INVALID_PARAMS = "INVALID_PARAMS"
+    TASK_NOT_FOUND = "TASK_NOT_FOUND"
+    FILE_NOT_FOUND = "FILE_NOT_FOUND"
+    GPU_OUT_OF_MEMORY = "GPU_OUT_OF_MEMORY"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    MODEL_NOT_READY = "MODEL_NOT_READY"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt or a task ended without a result."""
+
+    code: FailureCode
+    message: str
+    is_transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored output: `name` is relative to the attempt's folder, `key` addresses the store."""
+
+    name: str
+    key: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Committed units of a total, as the running attempt last reported them."""
+
+    done: float = 0.0
+    total: float | None = None
+    unit: str = ""
+    stage: str = ""
+    eta_s: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """0..1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of a task by one replica; `number` counts from 1 and is the fence.
+
+    `request_id` is the lease call that started it, so that a repeated call finds it again.
+    """
+
+    number: int
+    worker: str
+    request_id: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """What a caller asked for, checked and ready to be recorded.
+
+    `inputs` are as the caller wrote them; `files` maps each file field to its storage key.
+    `facts` are what the submitting side learned and a dialect shows again (file names, probes).
+    `dedupe_key`: refuse while a task with the same key is active or succeeded.
+    """
+
+    id: str
+    name: str
+    service: str
+    inputs: Json
+    files: dict[str, str] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
+    tenant: str = "local"
+    dialect: str = "tasks"
+    priority: int = 0
+    max_attempts: int = 3
+    run_timeout_s: float = 3600.0
+    start_timeout_s: float | None = None
+    idempotency_key: str | None = None
+    dedupe_key: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what was asked; equal fingerprints are the same request."""
+        return fingerprint_of(self.name, self.inputs)
+
+
+def fingerprint_of(name: str, inputs: Json) -> str:
+    text = json.dumps([name, inputs], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The record of a task. Times are seconds since the epoch, UTC.
+
+    `attempts` counts leases so far; `attempt` is the running or the last one. `version` grows with
+    every change and orders the watch feed within one registry epoch.
+    """
+
+    id: str
+    name: str
+    service: str
+    inputs: Json
+    files: dict[str, str]
+    facts: Json
+    tenant: str
+    dialect: str
+    priority: int
+    max_attempts: int
+    run_timeout_s: float
+    fingerprint: str
+    created_at: float
+    updated_at: float
+    status: Status = Status.QUEUED
+    attempts: int = 0
+    attempt: Attempt | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    start_deadline_at: float | None = None
+    not_before: float = 0.0
+    cancel_requested_at: float | None = None
+    is_deleted: bool = False
+    progress: Progress = Progress()
+    result: Json | None = None
+    failure: Failure | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    idempotency_key: str | None = None
+    dedupe_key: str | None = None
+    version: int = 0
+
+    @property
+    def fence(self) -> int:
+        return self.attempts
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds of run time of the last attempt, once it ended."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """One line of a task's history."""
+
+    task_id: str
+    at: float
+    event: str
+    attempt: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The answer to a submit; `created` is false when the same request was already recorded."""
+
+    task: Task
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuery:
+    """Which tasks a list shows; None means any. `newest_first` orders by creation time."""
+
+    tenant: str | None = None
+    dialect: str | None = None
+    statuses: tuple[Status, ...] | None = None
+    service: str | None = None
+    newest_first: bool = True
+    offset: int = 0
+    limit: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    tasks: list[Task]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much work a service has: what the autoscaling policy and the metrics read."""
+
+    waiting: int
+    running: int
+    oldest_wait_s: float = 0.0
+    replicas: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """A replica asks for up to `slots` tasks and waits up to `wait_s` for the first."""
+
+    service: str
+    worker: str
+    request_id: str
+    slots: int = 1
+    wait_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A running attempt's sign of life. `log_lines` are the new lines since the last beat."""
+
+    task_id: str
+    fence: int
+    progress: Progress
+    log_lines: tuple[str, ...] = ()
+
+
+class Verdict(StrEnum):
+    """The registry's answer to a beat."""
+
+    OK = "ok"
+    CANCEL = "cancel"
+    LOST = "lost"  # the lease lapsed and the task moved on: stop, publish nothing
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended, as its replica tells it."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    HANDED_BACK = "handed_back"  # a draining replica returns it; does not count as an attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    task_id: str
+    fence: int
+    worker: str
+    kind: OutcomeKind
+    result: Json | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Changed tasks since `since`. A new `epoch` or `is_reset` means: forget what you know."""
+
+    epoch: int
+    seq: int
+    tasks: list[Task]
+    is_reset: bool = False

@@ -1,0 +1,28 @@
+"""The models this server knows: one explicit tuple. Adding a model is one zoo file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from models.engine import ModelSpec
+from models.zoo import diagnostics, ffmpeg, flashvsr
+
+MODELS: tuple[ModelSpec, ...] = (
+    *ffmpeg.MODELS,
+    *flashvsr.MODELS,
+    *diagnostics.MODELS,
+)
+
+
+def by_name(models: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
+    """Models by task name; raises ValueError for a name that is listed twice."""
+    table: dict[str, ModelSpec] = {}
+    for model in models:
+        if model.name in table:
+            raise ValueError(f"two models are named {model.name}")
+        table[model.name] = model
+    return table
+
+
+CATALOG = by_name(MODELS)
+SERVICES: tuple[str, ...] = tuple(dict.fromkeys(model.service for model in MODELS))

@@ -1,0 +1,205 @@
+"""What an engine is, and what it may use while it runs: the whole surface a model author learns.
+
+A model is one file in `models/zoo/` that exports `MODELS: tuple[ModelSpec, ...]`, and one line in
+`models/catalog.py`. An engine is two methods, `load` and `run`. Engines know nothing of Ray, HTTP,
+storage or the environment: they get local files, a `RunContext`, and raise the errors below.
+
+    EngineError
+    ├── InvalidInput        the caller's fault; never retried
+    ├── PermanentFailure    ours, and a retry would fail again
+    ├── TransientFailure    ours; the attempt may be repeated
+    │   └── OutOfMemory     repeated with the engine's declared degradation
+    └── ModelNotReady       weights or a device are missing; names what to install
+    Cancelled, TimedOut     derive from BaseException, so that no `except Exception` swallows them
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from models.media import MediaInfo
+    from models.weights import WeightFile
+
+
+class EngineError(Exception):
+    """Root of what an engine raises on purpose."""
+
+
+class InvalidInput(EngineError):
+    """The input cannot be processed; `field` names the input it came from."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class PermanentFailure(EngineError):
+    """The attempt failed in a way that repeating cannot mend."""
+
+
+class TransientFailure(EngineError):
+    """The attempt failed for a passing reason; it may be repeated."""
+
+
+class OutOfMemory(TransientFailure):
+    """The device ran out of memory."""
+
+
+class ModelNotReady(EngineError):
+    """A weight file or device is missing; the message says what to install."""
+
+
+class Cancelled(BaseException):
+    """The caller cancelled; raised by `RunContext.report` and `check`. Clean up and let it pass."""
+
+
+class TimedOut(BaseException):
+    """The run deadline passed; raised like Cancelled."""
+
+
+class MediaKind(StrEnum):
+    """What a file input must contain."""
+
+    VIDEO = "video"  # a decodable video stream
+    AUDIO = "audio"  # a decodable audio stream (a video with sound will do)
+    AUDIO_OF_VIDEO = "audio_of_video"  # both a video and an audio stream
+    IMAGE = "image"
+    FILE = "file"  # any file
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """Marks a str field of an inputs model as a file: `Annotated[str, InputFile(MediaKind.VIDEO)]`.
+
+    At submit the value is an object key or URL; in `Engine.run` it is a local path.
+    """
+
+    kind: MediaKind = MediaKind.FILE
+
+
+def file_fields(inputs: type[BaseModel]) -> dict[str, InputFile]:
+    """The file fields of an inputs model, by name."""
+    marks = {
+        name: [mark for mark in info.metadata if isinstance(mark, InputFile)]
+        for name, info in inputs.model_fields.items()
+    }
+    return {name: found[0] for name, found in marks.items() if found}
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadUrl:
+    """A result value that callers see as a download URL of the output file or folder at `path`."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an engine returns.
+
+    A `Path` in `values` (at any depth) stands for an output file or folder below
+    `RunContext.output_dir`; callers see its storage key. Every file below `output_dir` is published.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+
+
+class RunContext(ABC):
+    """What one attempt gives its engine. Methods may be called from any thread of the attempt."""
+
+    output_dir: Path
+    scratch_dir: Path
+    task_id: str
+    threads: int
+    device: str
+    logger: logging.Logger
+
+    @abstractmethod
+    def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
+        """Record `done` committed units of `total`. Raises Cancelled or TimedOut when told to stop."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise Cancelled or TimedOut when told to stop; call at least every 0.5 s of work."""
+
+    @abstractmethod
+    def run_process(
+        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None = None
+    ) -> None:
+        """Run a child program to its end; `on_line` sees each line of its stdout.
+
+        The child has a process group of its own, which is ended on cancel, on timeout and when this
+        process dies. Raises PermanentFailure with the tail of stderr when it exits non-zero.
+        """
+
+    @abstractmethod
+    def commit(self, path: Path) -> None:
+        """Keep a finished part (a file below `scratch_dir`) even if this attempt fails later."""
+
+
+class Engine(ABC):
+    """A loaded model. One instance per replica; `run` is called by one thread per slot."""
+
+    def load(self, device: str, threads: int) -> None:
+        """Read weights and warm up, once per replica, before the first `run`."""
+
+    @abstractmethod
+    def run(self, inputs: Any, context: RunContext) -> Result:
+        """Do the work. `inputs` is the spec's pydantic model with file fields as local paths."""
+
+
+class EngineKind(StrEnum):
+    FULL = "full"
+    EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """One engine of a model: how to make it, and what it needs.
+
+    `version` is shown in results beside `name`, so that no embedded engine passes for the full one.
+    """
+
+    name: str
+    kind: EngineKind
+    make: Callable[[], Engine]
+    version: str = ""
+    weights: tuple[WeightFile, ...] = ()
+    needs_gpu: bool = False
+    gpu_memory_bytes: int = 0
+    licence: str = "Apache-2.0"
+    is_commercial_use_allowed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """A catalogue entry: one task name, its inputs, and its engines in order of preference.
+
+    `check` sees the validated inputs and the probe of each given file field, and raises InvalidInput;
+    it runs at submit, so it must be quick and free of torch.
+    """
+
+    name: str
+    title: str
+    inputs: type[BaseModel]
+    engines: tuple[EngineSpec, ...]
+    check: Callable[[Any, Mapping[str, MediaInfo]], None] | None = None
+    run_timeout_s: float = 3600.0
+    max_attempts: int = 3
+    is_listed: bool = True
+
+    @property
+    def service(self) -> str:
+        """The part of the task name before the dot."""
+        return self.name.partition(".")[0]
