@@ -1,0 +1,123 @@
+"""A RunContext for tests: one attempt without a cluster, which records what the engine tells it."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.engine import Cancelled, PermanentFailure, RunContext, TimedOut
+
+_STDERR_LINES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    done: float
+    total: float | None
+    stage: str
+    unit: str
+
+
+class LocalRunContext(RunContext):
+    """Folders below `root`; `cancel` and `time_out` make the next check or report raise.
+
+    `cancel_at` cancels by itself when a report reaches that many units.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        task_id: str = "0123456789abcdef",
+        threads: int = 1,
+        cancel_at: float | None = None,
+    ) -> None:
+        self.output_dir = root / "output"
+        self.scratch_dir = root / "scratch"
+        for folder in (self.output_dir, self.scratch_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.task_id = task_id
+        self.threads = threads
+        self.device = "cpu"
+        self.logger = logging.getLogger(f"test.{task_id}")
+        self.reports: list[Report] = []
+        self.commits: list[Path] = []
+        self._cancel_at = cancel_at
+        self._cancelled = threading.Event()
+        self._timed_out = threading.Event()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def time_out(self) -> None:
+        self._timed_out.set()
+
+    def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
+        self.reports.append(Report(done, total, stage, unit))
+        if self._cancel_at is not None and done >= self._cancel_at:
+            self.cancel()
+        self.check()
+
+    def check(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+        if self._timed_out.is_set():
+            raise TimedOut
+
+    def commit(self, path: Path) -> None:
+        assert path.is_file(), f"{path} is committed but does not exist"
+        assert path.is_relative_to(self.scratch_dir), f"{path} is not below scratch_dir"
+        self.commits.append(path)
+
+    def run_process(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> None:
+        errors: deque[str] = deque(maxlen=_STDERR_LINES)
+        with subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        ) as child:
+            assert child.stderr is not None
+            reader = threading.Thread(target=errors.extend, args=(child.stderr,))
+            reader.start()
+            watcher, ended = self._kill_when_told(child)
+            try:
+                self._read_lines(child, on_line)
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                ended.set()
+                watcher.join()
+                reader.join()
+        self.check()
+        if child.returncode:
+            raise PermanentFailure("".join(errors).strip() or f"{argv[0]} exited with {child.returncode}")
+
+    def _kill_when_told(self, child: subprocess.Popen[str]) -> tuple[threading.Thread, threading.Event]:
+        """A thread that kills a silent child when the attempt is told to stop."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.05):
+                if self._cancelled.is_set() or self._timed_out.is_set():
+                    child.kill()
+                    return
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        return watcher, ended
+
+    def _read_lines(self, child: subprocess.Popen[str], on_line: Callable[[str], None] | None) -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            self.check()
+            if on_line is not None:
+                on_line(line.rstrip("\n"))
+        child.wait()
