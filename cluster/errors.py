@@ -22,6 +22,8 @@ class ClusterError(Exception):
 
 
 class TaskNotFound(ClusterError):
+    """No such task, or not this caller's."""
+
     def __init__(self, task_id: str) -> None:
         super().__init__(task_id)
         self.task_id = task_id
@@ -44,12 +46,16 @@ class DuplicateTask(ClusterError):
 
 
 class QueueFull(ClusterError):
+    """The service's queue bound is reached."""
+
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(retry_after_s)
         self.retry_after_s = retry_after_s
 
 
 class IllegalStep(ClusterError):
+    """The status does not allow this event."""
+
     def __init__(self, status: str, event: str) -> None:
         super().__init__(status, event)
         self.status = status
@@ -61,12 +67,16 @@ class RegistryUnavailable(ClusterError):
 
 
 class InvalidKey(ClusterError):
+    """Not a plain relative name; nothing was read or written."""
+
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
 
 
 class ArtifactNotFound(ClusterError):
+    """No object is stored under this key."""
+
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key

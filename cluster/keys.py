@@ -1,9 +1,9 @@
 """The one place that builds storage keys, from names that callers may have chosen. Pure.
 
-    files/{tenant}/{path}              what a caller uploaded under a path of their own
-    tasks/{id}/input/{name}            a file uploaded together with a task
-    tasks/{id}/{attempt}/{name}        what an attempt published
-    tasks/{id}/partial/{name}          committed parts of unfinished work
+files/{tenant}/{path}              what a caller uploaded under a path of their own
+tasks/{id}/input/{name}            a file uploaded together with a task
+tasks/{id}/{attempt}/{name}        what an attempt published
+tasks/{id}/partial/{name}          committed parts of unfinished work
 """
 
 from __future__ import annotations

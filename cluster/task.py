@@ -133,6 +133,8 @@ class NewTask:
     `inputs` are as the caller wrote them; `files` maps each file field to its storage key.
     `facts` are what the submitting side learned and a dialect shows again (file names, probes).
     `dedupe_key`: refuse while a task with the same key is active or succeeded.
+    `is_fresh_id`: the id was made just now for this very call, so nothing can hold it yet; a repeated
+    call must clear it.
     """
 
     id: str
@@ -149,6 +151,7 @@ class NewTask:
     start_timeout_s: float | None = None
     idempotency_key: str | None = None
     dedupe_key: str | None = None
+    is_fresh_id: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -165,7 +168,8 @@ def fingerprint_of(name: str, inputs: Json) -> str:
 class Task:
     """The record of a task. Times are seconds since the epoch, UTC.
 
-    `attempts` counts leases so far; `attempt` is the running or the last one. `version` grows with
+    `attempts` counts leases so far and is the fence; `failed_attempts` of them count against
+    `max_attempts`; `attempt` is the running or the last one. `version` grows with
     every change and orders the watch feed within one registry epoch.
     """
 
@@ -185,9 +189,11 @@ class Task:
     updated_at: float
     status: Status = Status.QUEUED
     attempts: int = 0
+    failed_attempts: int = 0
     attempt: Attempt | None = None
     started_at: float | None = None
     finished_at: float | None = None
+    expires_at: float | None = None
     start_deadline_at: float | None = None
     not_before: float = 0.0
     cancel_requested_at: float | None = None
@@ -246,6 +252,8 @@ class TaskQuery:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
+    """One page of a list; `total` counts all pages."""
+
     tasks: list[Task]
     total: int
 
@@ -257,7 +265,6 @@ class Depth:
     waiting: int
     running: int
     oldest_wait_s: float = 0.0
-    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +280,11 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A running attempt's sign of life. `log_lines` are the new lines since the last beat."""
+    """A running attempt's sign of life."""
 
     task_id: str
     fence: int
     progress: Progress
-    log_lines: tuple[str, ...] = ()
 
 
 class Verdict(StrEnum):
@@ -300,6 +306,8 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """How one attempt ended, reported under its fence."""
+
     task_id: str
     fence: int
     worker: str

@@ -1,0 +1,293 @@
+"""The registry's memory: live tasks, queues and leases, and how a task moves between them.
+
+Every method is synchronous and runs on the registry's event loop, so no two of them interleave.
+Each change enters the open batch of the group commit and is revealed once that is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.commits import Batch, GroupCommit
+from cluster.fair_queue import FairQueue
+from cluster.feed import ChangeFeed
+from cluster.leases import Leases
+from cluster.retry import retry_delay_s
+from cluster.store import Changes, TaskStore
+from cluster.task import (
+    Attempt,
+    Depth,
+    Event,
+    Failure,
+    LeaseRequest,
+    NewTask,
+    Progress,
+    Status,
+    Task,
+    TaskEvent,
+    step,
+)
+
+_REMEMBERED_FINAL = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLimits:
+    """The registry's numbers. `coalesce_s`: how long the watch feed gathers before it answers."""
+
+    lease_s: float = 15.0
+    max_queued_tasks: int = 10_000
+    retention_s: float = 7 * 86400.0
+    coalesce_s: float = 0.02
+
+
+class TaskBook:
+    """All live tasks, and the last few thousand that ended."""
+
+    def __init__(self, store: TaskStore, now: Callable[[], float], limits: RegistryLimits) -> None:
+        self._store = store
+        self._now = now
+        self._limits = limits
+        self.commits = GroupCommit(store, self._reveal, self.reload)
+        self.leases = Leases(limits.lease_s)
+        self.feed = ChangeFeed(0)
+        self.live: dict[str, Task] = {}
+        self._ended: OrderedDict[str, Task] = OrderedDict()
+        self._queues: dict[str, FairQueue] = {}
+        self._delayed: dict[str, float] = {}
+        self._keys: dict[tuple[str, str | None], str] = {}
+        self._idle: dict[str, set[asyncio.Future[None]]] = {}
+        self.tally: Counter[tuple[str, str]] = Counter()
+
+    def reload(self) -> None:
+        """Forget everything and read the store again: at start, and after a batch was lost."""
+        for state in (self.live, self._ended, self._queues, self._delayed, self._keys):
+            state.clear()
+        self.leases.clear()
+        now = self._now()
+        for task in self._store.live():
+            self.live[task.id] = task
+            if task.attempt is not None and task.status is Status.RUNNING:
+                self.leases.restore(task.id, task.attempt, now)
+                self.queue(task.service).running[task.tenant] += 1
+            else:
+                self.enqueue(task)
+
+    def known(self, task_id: str) -> Task | None:
+        return self.live.get(task_id) or self._ended.get(task_id)
+
+    def twins(self, new: NewTask) -> list[Task]:
+        """Tasks in memory that share the new one's id or keys."""
+        ids = {
+            new.id,
+            self._keys.get((new.tenant, new.idempotency_key)),
+            self._keys.get((new.tenant, new.dedupe_key)),
+        }
+        return [task for task_id in ids if task_id and (task := self.known(task_id))]
+
+    def queue(self, service: str) -> FairQueue:
+        return self._queues.setdefault(service, FairQueue())
+
+    def depths(self) -> dict[str, Depth]:
+        now = self._now()
+        delayed = Counter(self.live[task_id].service for task_id in self._delayed)
+        depths = {}
+        for service, queue in self._queues.items():
+            oldest = queue.oldest_created_at()
+            waiting = len(queue) + delayed[service]
+            depths[service] = Depth(waiting, queue.running.total(), 0.0 if oldest is None else now - oldest)
+        return depths
+
+    def add(self, new: NewTask) -> Batch:
+        """Record a new task and queue it."""
+        task = _first_state(new, self._now())
+        for key in (task.idempotency_key, task.dedupe_key):
+            if key is not None:
+                self._keys[task.tenant, key] = task.id
+        batch = self.change(task, "create", is_new=True)
+        self.enqueue(task)
+        return batch
+
+    def change(self, task: Task, event: str | None, detail: str = "", *, is_new: bool = False) -> Batch:
+        """Put a task's new state in memory and into the next transaction."""
+        now = self._now()
+        task = replace(task, updated_at=now)
+        batch = self.commits.batch
+        batch.put(task, is_new=is_new)
+        if event is not None:
+            batch.events.append(TaskEvent(task.id, now, event, task.attempts, detail))
+        if task.status.is_final:
+            self.live.pop(task.id, None)
+            self._remember_ended(task)
+        else:
+            self.live[task.id] = task
+        return batch
+
+    def finalize(self, task: Task, event: Event, **state: Any) -> Batch:
+        """Take the last step of a task."""
+        now = self._now()
+        self._release(task)
+        ended = replace(
+            task,
+            status=step(task.status, event),
+            finished_at=now,
+            expires_at=now if task.is_deleted else now + self._limits.retention_s,
+            **state,
+        )
+        self.tally[task.service, ended.status.value] += 1
+        return self.change(ended, event.value, ended.failure.message if ended.failure else "")
+
+    def end_attempt(self, task: Task, failure: Failure) -> Batch:
+        """An attempt failed: cancelled, again later, or the end."""
+        if task.cancel_requested_at is not None:
+            return self.finalize(task, Event.CANCEL)
+        failed = task.failed_attempts + 1
+        delay_s = retry_delay_s(failure, failed, task.max_attempts)
+        task = replace(task, failed_attempts=failed)
+        if delay_s is None:
+            return self.finalize(task, Event.FAIL, failure=failure)
+        return self.requeue(replace(task, not_before=self._now() + delay_s), failure.message)
+
+    def requeue(self, task: Task, detail: str) -> Batch:
+        """Back to the queue, at its old place."""
+        self._release(task)
+        task = replace(task, status=step(task.status, Event.REQUEUE), progress=Progress())
+        batch = self.change(task, Event.REQUEUE.value, detail)
+        self.enqueue(task)
+        return batch
+
+    def request_cancel(self, task: Task) -> Batch:
+        """Queued: the end. Running: a flag that the next beat carries to the replica."""
+        task = replace(task, cancel_requested_at=task.cancel_requested_at or self._now())
+        if task.status is Status.QUEUED:
+            return self.finalize(task, Event.CANCEL)
+        return self.change(task, "cancel_requested")
+
+    def take(self, request: LeaseRequest) -> Batch | None:
+        """Lease up to `slots` waiting tasks to the asking worker; None when nothing waits."""
+        queue = self.queue(request.service)
+        now = self._now()
+        batch = None
+        for _ in range(request.slots):
+            task_id = queue.pop()
+            if task_id is None:
+                break
+            batch = self._lease(self.live[task_id], request, now)
+        return batch
+
+    def enqueue(self, task: Task) -> None:
+        """Let the task wait for a replica, or for its `not_before` first."""
+        if task.not_before > self._now():
+            self._delayed[task.id] = task.not_before
+            return
+        self.queue(task.service).push(task)
+        self._wake_one(task.service)
+
+    def wake_delayed(self) -> None:
+        """Queue the tasks whose retry delay is over."""
+        now = self._now()
+        for task_id in [task_id for task_id, at in self._delayed.items() if at <= now]:
+            del self._delayed[task_id]
+            self.enqueue(self.live[task_id])
+
+    async def work_within(self, service: str, wait_s: float) -> bool:
+        """Wait until a task may be there for one of the service's replicas."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        idle = self._idle.setdefault(service, set())
+        idle.add(waiter)
+        try:
+            await asyncio.wait_for(waiter, max(0.0, wait_s))
+        except TimeoutError:
+            return False
+        finally:
+            idle.discard(waiter)
+        return True
+
+    def report(self, task: Task, progress: Progress) -> None:
+        """Show progress to followers; it is not worth a commit."""
+        if progress != task.progress:
+            self._publish(replace(task, progress=progress, updated_at=self._now()))
+
+    def forget(self, task_ids: list[str]) -> Batch:
+        """Remove records of ended tasks."""
+        batch = self.commits.batch
+        for task_id in task_ids:
+            self._ended.pop(task_id, None)
+        batch.removed.extend(task_ids)
+        return batch
+
+    def _lease(self, task: Task, request: LeaseRequest, now: float) -> Batch:
+        attempt = Attempt(task.attempts + 1, request.worker, request.request_id, now)
+        task = replace(
+            task,
+            status=step(task.status, Event.LEASE),
+            attempts=attempt.number,
+            attempt=attempt,
+            started_at=now,
+            progress=Progress(),
+        )
+        self.leases.grant(task.id, attempt, now)
+        self.queue(task.service).running[task.tenant] += 1
+        self.tally[task.service, "attempts"] += 1
+        return self.change(task, Event.LEASE.value, request.worker)
+
+    def _release(self, task: Task) -> None:
+        """Take the task out of the queue and out of its lease."""
+        queue = self.queue(task.service)
+        queue.discard(task.id)
+        self._delayed.pop(task.id, None)
+        if self.leases.release(task.id):
+            queue.running[task.tenant] -= 1
+
+    def _remember_ended(self, task: Task) -> None:
+        self._ended[task.id] = task
+        self._ended.move_to_end(task.id)
+        while len(self._ended) > _REMEMBERED_FINAL:
+            _, oldest = self._ended.popitem(last=False)
+            for key in (oldest.idempotency_key, oldest.dedupe_key):
+                self._keys.pop((oldest.tenant, key), None)
+
+    def _reveal(self, changes: Changes) -> None:
+        """After a commit: followers learn the newest state of what changed."""
+        for changed in changes.tasks:
+            self._publish(self.known(changed.id) or changed)
+
+    def _publish(self, task: Task) -> None:
+        task = replace(task, version=self.feed.next_version())
+        if task.id in self.live:
+            self.live[task.id] = task
+        elif task.id in self._ended:
+            self._ended[task.id] = task
+        self.feed.publish(task)
+
+    def _wake_one(self, service: str) -> None:
+        for waiter in self._idle.get(service, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+def _first_state(new: NewTask, now: float) -> Task:
+    return Task(
+        id=new.id,
+        name=new.name,
+        service=new.service,
+        inputs=new.inputs,
+        files=new.files,
+        facts=new.facts,
+        tenant=new.tenant,
+        dialect=new.dialect,
+        priority=new.priority,
+        max_attempts=new.max_attempts,
+        run_timeout_s=new.run_timeout_s,
+        fingerprint=new.fingerprint,
+        created_at=now,
+        updated_at=now,
+        start_deadline_at=None if new.start_timeout_s is None else now + new.start_timeout_s,
+        idempotency_key=new.idempotency_key,
+        dedupe_key=new.dedupe_key,
+    )

@@ -1,0 +1,70 @@
+"""The watch feed: which tasks changed since a follower last looked. In memory, per registry epoch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from cluster.task import Feed, Task
+
+MAX_REMEMBERED = 20_000
+
+
+class ChangeFeed:
+    """The latest state of every recently changed task, ordered by change. One event loop only."""
+
+    def __init__(self, epoch: int, *, max_remembered: int = MAX_REMEMBERED) -> None:
+        self._epoch = epoch
+        self._seq = 0
+        self._forgotten_seq = 0
+        self._changed: OrderedDict[str, Task] = OrderedDict()
+        self._max_remembered = max_remembered
+        self._followers: set[asyncio.Future[None]] = set()
+
+    @property
+    def seq(self) -> int:
+        return self._seq
+
+    def publish(self, task: Task) -> None:
+        """`task` must carry the version given by `next_version`."""
+        self._changed.pop(task.id, None)
+        self._changed[task.id] = task
+        if len(self._changed) > self._max_remembered:
+            _, oldest = self._changed.popitem(last=False)
+            self._forgotten_seq = oldest.version
+        for follower in self._followers:
+            if not follower.done():
+                follower.set_result(None)
+
+    def next_version(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    async def watch(self, epoch: int, since: int, wait_s: float, coalesce_s: float) -> Feed:
+        """Changes after `since`; waits up to `wait_s` for the first, then gathers for `coalesce_s`."""
+        if epoch != self._epoch or since < self._forgotten_seq:
+            return Feed(self._epoch, self._seq, [], is_reset=True)
+        if since >= self._seq and not await self._change_within(wait_s):
+            return Feed(self._epoch, self._seq, [])
+        if coalesce_s:
+            await asyncio.sleep(coalesce_s)
+        return Feed(self._epoch, self._seq, self._since(since))
+
+    def _since(self, since: int) -> list[Task]:
+        found = []
+        for task in reversed(self._changed.values()):
+            if task.version <= since:
+                break
+            found.append(task)
+        return found[::-1]
+
+    async def _change_within(self, wait_s: float) -> bool:
+        follower: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._followers.add(follower)
+        try:
+            await asyncio.wait_for(follower, wait_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._followers.discard(follower)
+        return True

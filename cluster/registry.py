@@ -1,0 +1,273 @@
+"""TaskRegistry: every operation on tasks, for callers, for replicas and for the clock.
+
+A plain class on one event loop, over a `TaskStore`. A change is durable before its caller hears of it;
+progress alone lives in memory. It must not know Ray, HTTP or engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from cluster.book import RegistryLimits, TaskBook
+from cluster.commits import Batch
+from cluster.errors import DuplicateTask, QueueFull, TaskConflict, TaskNotFound
+from cluster.feed import ChangeFeed
+from cluster.retry import LEASE_LOST
+from cluster.store import TaskStore
+from cluster.task import (
+    Beat,
+    Depth,
+    Event,
+    Failure,
+    FailureCode,
+    Feed,
+    Json,
+    LeaseRequest,
+    NewTask,
+    Outcome,
+    OutcomeKind,
+    Status,
+    Submission,
+    Task,
+    TaskEvent,
+    TaskPage,
+    TaskQuery,
+    Verdict,
+    step,
+)
+
+START_DEADLINE = Failure(FailureCode.TIMEOUT, "the task waited longer than its start deadline")
+UNEXPLAINED = Failure(FailureCode.INTERNAL_ERROR, "the replica gave no reason")
+_SWEEP_BATCH = 100
+_RETRY_AFTER_S = 5
+
+
+class TaskRegistry:
+    """All task operations. Call `open` first, and `tick` about twice a second."""
+
+    def __init__(self, store: TaskStore, now: Callable[[], float], limits: RegistryLimits) -> None:
+        self._store = store
+        self._now = now
+        self._limits = limits
+        self._reads = ThreadPoolExecutor(2, thread_name_prefix="task-reads")
+        self._book = TaskBook(store, now, limits)
+        self.epoch = 0
+
+    async def open(self) -> None:
+        """Take over the store: a new epoch, every waiting task queued, every lease honoured anew."""
+        self.epoch = await self._read(self._store.open)
+        self._book.feed = ChangeFeed(self.epoch)
+        self._book.reload()
+
+    async def close(self) -> None:
+        await self._book.commits.close()
+        self._reads.shutdown(wait=True)
+        self._store.close()
+
+    # For callers
+
+    async def submit(self, new: NewTask) -> Submission:
+        """Record a task; durable when this returns.
+
+        The same id or idempotency key with the same request returns the existing task. Raises
+        TaskConflict, DuplicateTask, QueueFull, RegistryUnavailable.
+        """
+        existing = await self._existing(new)
+        if existing is not None:
+            return Submission(await self.get(existing.id), created=False)
+        if len(self._book.queue(new.service)) >= self._limits.max_queued_tasks:
+            raise QueueFull(_RETRY_AFTER_S)
+        await _durable(self._book.add(new))
+        return Submission(await self.get(new.id), created=True)
+
+    async def get(self, task_id: str) -> Task:
+        """Raises TaskNotFound, also for a deleted task."""
+        task = self._book.known(task_id) or await self._stored(task_id)
+        if task is None or task.is_deleted:
+            raise TaskNotFound(task_id)
+        await self._book.commits.settled(task_id)
+        return self._book.known(task_id) or task
+
+    async def counts(self, *, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
+        counts: dict[Status, int] = await self._read(self._store.counts, tenant, dialect)
+        return counts
+
+    async def events(self, task_id: str) -> Sequence[TaskEvent]:
+        await self._book.commits.settled(task_id)
+        events: Sequence[TaskEvent] = await self._read(self._store.events, task_id)
+        return events
+
+    async def depths(self) -> dict[str, Depth]:
+        """What waits and runs, by service."""
+        return self._book.depths()
+
+    async def cancel(self, task_id: str) -> Task:
+        """Queued: ended at once; running: flagged. Raises TaskNotFound, IllegalStep when it has ended."""
+        task = await self.get(task_id)
+        step(task.status, Event.CANCEL)
+        if task.cancel_requested_at is None:
+            await _durable(self._book.request_cancel(task))
+        return await self.get(task_id)
+
+    async def delete(self, task_id: str) -> None:
+        """Hide the task at once; it and its files go when its work has stopped. Raises TaskNotFound."""
+        task = replace(await self.get(task_id), is_deleted=True, dedupe_key=None)
+        if task.status.is_final:
+            batch = self._book.change(replace(task, expires_at=self._now()), "delete")
+        else:
+            batch = self._book.request_cancel(task)
+        await _durable(batch)
+
+    async def annotate(self, task_id: str, facts: Json) -> Task:
+        """Merge `facts` into the task's facts. Raises TaskNotFound."""
+        task = await self.get(task_id)
+        await _durable(self._book.change(replace(task, facts=task.facts | facts), None))
+        return await self.get(task_id)
+
+    async def watch(self, epoch: int, since: int, wait_s: float) -> Feed:
+        """Tasks changed after `since`; waits up to `wait_s` for the first change."""
+        return await self._book.feed.watch(epoch, since, wait_s, self._limits.coalesce_s)
+
+    # For replicas
+
+    async def lease(self, request: LeaseRequest) -> Sequence[Task]:
+        """Up to `slots` tasks to run, waiting up to `wait_s` for the first; [] when none came.
+
+        A repeated call (same request_id) returns what the first one leased.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + request.wait_s
+        while not self._book.leases.of_request(request.request_id):
+            batch = self._book.take(request)
+            if batch is not None:
+                await _durable(batch)
+                break
+            if not await self._book.work_within(request.service, deadline - loop.time()):
+                return []
+        return [self._book.live[task_id] for task_id in self._book.leases.of_request(request.request_id)]
+
+    async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
+        """Extend the leases of `worker`'s attempts and take their progress; one verdict per beat."""
+        return [self._beat(worker, beat) for beat in beats]
+
+    async def finish(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        """Record how attempts ended; False for a stale fence, whose outcome is ignored. Repeatable."""
+        judged = [self._finish(outcome) for outcome in outcomes]
+        for verdict in judged:
+            if isinstance(verdict, Batch):
+                await _durable(verdict)
+        return [verdict is not False for verdict in judged]
+
+    # For the clock
+
+    async def tick(self) -> None:
+        """Lapse leases, queue delayed retries, end what waited too long."""
+        now = self._now()
+        for task_id in self._book.leases.lapsed(now):
+            task = self._book.live[task_id]
+            self._book.tally[task.service, "leases_lost"] += 1
+            self._book.end_attempt(task, LEASE_LOST)
+        self._book.wake_delayed()
+        for task in [task for task in self._book.live.values() if _is_overdue(task, now)]:
+            self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
+
+    async def removable(self) -> Sequence[str]:
+        """Ended tasks whose retention is over or that were deleted: remove their files, then `forget`."""
+        ids: Sequence[str] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH)
+        return ids
+
+    async def forget(self, task_ids: Sequence[str]) -> None:
+        """Remove the records of tasks whose files are gone."""
+        await _durable(self._book.forget(list(task_ids)))
+
+    def tally(self) -> dict[tuple[str, str], int]:
+        """Counters since this registry started, by (service, what)."""
+        return dict(self._book.tally)
+
+    def _beat(self, worker: str, beat: Beat) -> Verdict:
+        if not self._book.leases.renew(beat.task_id, worker, beat.fence, self._now()):
+            return Verdict.LOST
+        task = self._book.live[beat.task_id]
+        self._book.report(task, beat.progress)
+        return Verdict.OK if task.cancel_requested_at is None else Verdict.CANCEL
+
+    def _finish(self, outcome: Outcome) -> Batch | bool:
+        """The batch that records the outcome; True when it is already recorded, False when stale."""
+        if not self._book.leases.holds(outcome.task_id, outcome.worker, outcome.fence):
+            return _was_recorded(self._book.known(outcome.task_id), outcome)
+        task = self._book.live[outcome.task_id]
+        if outcome.kind is OutcomeKind.HANDED_BACK and task.cancel_requested_at is None:
+            return self._book.requeue(task, "handed back by a draining replica")
+        if outcome.kind is OutcomeKind.FAILED:
+            return self._book.end_attempt(task, outcome.failure or UNEXPLAINED)
+        # The caller was told that it is cancelled: a result that came too late stays unpublished.
+        if outcome.kind is not OutcomeKind.SUCCEEDED or task.cancel_requested_at is not None:
+            return self._book.finalize(task, Event.CANCEL)
+        return self._book.finalize(
+            task, Event.SUCCEED, result=outcome.result, artifacts=outcome.artifacts, failure=None
+        )
+
+    async def _existing(self, new: NewTask) -> Task | None:
+        """The task that this request already made; raises when the id or key is another request's."""
+        if new.is_fresh_id and not new.idempotency_key and not new.dedupe_key:
+            return None
+        stored = await self._read(
+            self._store.find,
+            [new.id],
+            [new.idempotency_key] if new.idempotency_key else [],
+            [new.dedupe_key] if new.dedupe_key else [],
+        )
+        # Memory is newer than the database, and may have gained a twin while that was read.
+        tasks = {task.id: task for task in stored} | {task.id: task for task in self._book.twins(new)}
+        return _same_request(new, [self._book.known(task_id) or task for task_id, task in tasks.items()])
+
+    async def _stored(self, task_id: str) -> Task | None:
+        found = await self._read(self._store.find, [task_id])
+        return found[0] if found else None
+
+    async def _read(self, call: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
+
+    async def list(self, query: TaskQuery) -> TaskPage:
+        page: TaskPage = await self._read(self._store.page, query)
+        return TaskPage([self._book.live.get(task.id, task) for task in page.tasks], page.total)
+
+
+async def _durable(batch: Batch) -> None:
+    await asyncio.shield(batch.done)
+
+
+def _is_overdue(task: Task, now: float) -> bool:
+    deadline = task.start_deadline_at
+    return task.status is Status.QUEUED and deadline is not None and deadline <= now
+
+
+def _was_recorded(task: Task | None, outcome: Outcome) -> bool:
+    """Whether this very outcome ended the task: its report was repeated after a lost answer."""
+    return (
+        task is not None
+        and task.status.is_final
+        and task.attempt is not None
+        and (task.attempt.number, task.attempt.worker) == (outcome.fence, outcome.worker)
+    )
+
+
+def _same_request(new: NewTask, tasks: Sequence[Task]) -> Task | None:
+    for task in tasks:
+        if new.dedupe_key and task.dedupe_key == new.dedupe_key and _blocks_twin(new, task):
+            raise DuplicateTask(task.id)
+    for task in tasks:
+        if task.id == new.id or (new.idempotency_key and task.idempotency_key == new.idempotency_key):
+            if task.tenant != new.tenant or task.fingerprint != new.fingerprint or task.is_deleted:
+                raise TaskConflict(task.id)
+            return task
+    return None
+
+
+def _blocks_twin(new: NewTask, task: Task) -> bool:
+    is_active_or_done = task.status not in {Status.FAILED, Status.CANCELLED}
+    return task.id != new.id and task.tenant == new.tenant and is_active_or_done and not task.is_deleted

@@ -1,0 +1,222 @@
+"""Tasks on disk: SQLAlchemy Core on SQLite (WAL, full sync) or PostgreSQL. Synchronous.
+
+Knows rows and transactions, not rules: what may follow what is the registry's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import URL, make_url
+
+from cluster.errors import RegistryUnavailable
+from cluster.records import from_row, to_row, to_update
+from cluster.schema import events, facts, tasks
+from cluster.task import FINAL, Status, Task, TaskEvent, TaskPage, TaskQuery
+
+_FINAL_WORDS = [status.value for status in FINAL]
+_IDS_PER_QUERY = 500
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one transaction writes; a task that changes twice is written once, in its last state."""
+
+    created: dict[str, Task] = field(default_factory=dict)
+    updated: dict[str, Task] = field(default_factory=dict)
+    events: list[TaskEvent] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    def put(self, task: Task, *, is_new: bool = False) -> None:
+        target = self.created if is_new or task.id in self.created else self.updated
+        target[task.id] = task
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [*self.created.values(), *self.updated.values()]
+
+
+class TaskStore:
+    """One task database. Every method is one transaction; any thread may call any method."""
+
+    def __init__(self, url: str) -> None:
+        self._url = _driver_url(url)
+        self._engine = _engine(self._url)
+
+    @property
+    def redacted_url(self) -> str:
+        """The database URL without its password, for health answers."""
+        return self._url.render_as_string(hide_password=True)
+
+    def open(self) -> int:
+        """Migrate the schema and begin a new epoch; returns its number."""
+        if self._url.database and self._url.get_backend_name() == "sqlite":
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        with self._transaction() as connection:
+            config = Config()
+            config.set_main_option("script_location", "cluster:migrations")
+            config.set_main_option("path_separator", "os")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return self._next_epoch()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def apply(self, changes: Changes) -> None:
+        """Write everything or nothing. Raises RegistryUnavailable when the disk or server refuses."""
+        with self._transaction() as connection:
+            if changes.created:
+                connection.execute(tasks.insert(), [to_row(task) for task in changes.created.values()])
+            if changes.updated:
+                connection.execute(_UPDATE, [_bound(task) for task in changes.updated.values()])
+            if changes.events:
+                connection.execute(events.insert(), [_event_row(event) for event in changes.events])
+            for ids in _slices(changes.removed):
+                connection.execute(events.delete().where(events.c.task_id.in_(ids)))
+                connection.execute(tasks.delete().where(tasks.c.id.in_(ids)))
+
+    def live(self) -> list[Task]:
+        """Every task that has not ended, oldest first."""
+        query = sa.select(tasks).where(tasks.c.status.not_in(_FINAL_WORDS)).order_by(tasks.c.created_at)
+        return self._tasks(query)
+
+    def find(
+        self, ids: Iterable[str], idempotency_keys: Iterable[str] = (), dedupe_keys: Iterable[str] = ()
+    ) -> list[Task]:
+        """Tasks with one of these ids or keys, whatever their tenant and status."""
+        found: dict[str, Task] = {}
+        wanted = (
+            (tasks.c.id, ids),
+            (tasks.c.idempotency_key, idempotency_keys),
+            (tasks.c.dedupe_key, dedupe_keys),
+        )
+        for column, values in wanted:
+            for some in _slices(list(values)):
+                for task in self._tasks(sa.select(tasks).where(column.in_(some))):
+                    found[task.id] = task
+        return list(found.values())
+
+    def page(self, query: TaskQuery) -> TaskPage:
+        where = _conditions(query)
+        order = tasks.c.created_at.desc() if query.newest_first else tasks.c.created_at.asc()
+        page = (
+            sa.select(tasks).where(*where).order_by(order, tasks.c.id).offset(query.offset).limit(query.limit)
+        )
+        with self._transaction() as connection:
+            total = connection.execute(
+                sa.select(sa.func.count()).select_from(tasks).where(*where)
+            ).scalar_one()
+            return TaskPage([from_row(row) for row in connection.execute(page)], total)
+
+    def counts(self, tenant: str | None, dialect: str | None) -> dict[Status, int]:
+        where = _conditions(TaskQuery(tenant=tenant, dialect=dialect))
+        query = sa.select(tasks.c.status, sa.func.count()).where(*where).group_by(tasks.c.status)
+        with self._transaction() as connection:
+            found = {Status(word): number for word, number in connection.execute(query)}
+        return {status: found.get(status, 0) for status in Status}
+
+    def events(self, task_id: str) -> list[TaskEvent]:
+        query = sa.select(events).where(events.c.task_id == task_id).order_by(events.c.seq)
+        with self._transaction() as connection:
+            rows = connection.execute(query)
+            return [TaskEvent(row.task_id, row.at, row.event, row.attempt, row.detail) for row in rows]
+
+    def expired(self, now: float, limit: int) -> list[str]:
+        """Ids of ended tasks whose time to be removed has come."""
+        where = (tasks.c.status.in_(_FINAL_WORDS), tasks.c.expires_at <= now)
+        with self._transaction() as connection:
+            return list(connection.execute(sa.select(tasks.c.id).where(*where).limit(limit)).scalars())
+
+    def _next_epoch(self) -> int:
+        name = facts.c.name == "epoch"
+        with self._transaction() as connection:
+            epoch = connection.execute(sa.select(facts.c.value).where(name)).scalar()
+            if epoch is None:
+                connection.execute(facts.insert().values(name="epoch", value=1))
+                return 1
+            connection.execute(facts.update().where(name).values(value=epoch + 1))
+            return int(epoch) + 1
+
+    def _tasks(self, query: sa.Select[Any]) -> list[Task]:
+        with self._transaction() as connection:
+            return [from_row(row) for row in connection.execute(query)]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            # The statement and its parameters stay out of the text: they are callers' inputs.
+            raise RegistryUnavailable(f"the task database refused: {error.orig}") from error
+
+
+_UPDATE = (
+    tasks.update()
+    .where(tasks.c.id == sa.bindparam("row_id"))
+    .values(
+        {name: sa.bindparam(name) for name in ("status", "is_deleted", "expires_at", "dedupe_key", "state")}
+    )
+)
+
+
+def _bound(task: Task) -> dict[str, Any]:
+    row = to_update(task)
+    names = ("status", "is_deleted", "expires_at", "dedupe_key", "state")
+    return {name: row[name] for name in names} | {"row_id": task.id}
+
+
+def _event_row(event: TaskEvent) -> dict[str, Any]:
+    return {
+        "task_id": event.task_id,
+        "at": event.at,
+        "event": event.event,
+        "attempt": event.attempt,
+        "detail": event.detail,
+    }
+
+
+def _conditions(query: TaskQuery) -> list[sa.ColumnElement[bool]]:
+    where: list[sa.ColumnElement[bool]] = [tasks.c.is_deleted.is_(False)]
+    for column, value in (
+        (tasks.c.tenant, query.tenant),
+        (tasks.c.dialect, query.dialect),
+        (tasks.c.service, query.service),
+    ):
+        if value is not None:
+            where.append(column == value)
+    if query.statuses is not None:
+        where.append(tasks.c.status.in_([status.value for status in query.statuses]))
+    return where
+
+
+def _slices(values: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(values), _IDS_PER_QUERY):
+        yield values[start : start + _IDS_PER_QUERY]
+
+
+def _driver_url(url: str) -> URL:
+    parsed = make_url(url)
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+def _engine(url: URL) -> sa.Engine:
+    engine = sa.create_engine(url)
+    if url.get_backend_name() == "sqlite":
+        sa.event.listen(engine, "connect", _set_pragmas)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
