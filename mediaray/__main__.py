@@ -1,0 +1,5 @@
+"""`python -m mediaray` is the command line."""
+
+from mediaray.cli import main
+
+main()

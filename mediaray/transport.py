@@ -1,0 +1,118 @@
+"""One HTTP exchange with patience: restarts and overload of the server are ridden out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+
+from mediaray.errors import ApiError, ServerUnavailable
+
+T = TypeVar("T")
+
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 2.0
+AWAY = frozenset({429, 502, 503, 504})
+"""Statuses that say: not now."""
+NOT_TAKEN = frozenset({429, 503})
+"""Those of them that promise that the request had no effect."""
+
+
+def delays_s(first_s: float, longest_s: float) -> Iterator[float]:
+    """first, twice that, … and then for ever the longest."""
+    delay_s = first_s
+    while True:
+        yield min(delay_s, longest_s)
+        delay_s = min(delay_s * 2, longest_s)
+
+
+class Patience:
+    """How long to go on trying; `renew` when something got through."""
+
+    def __init__(self, retry_s: float) -> None:
+        self._retry_s = retry_s
+        self.renew()
+
+    def renew(self) -> None:
+        self._give_up_at = time.monotonic() + self._retry_s
+
+    def allows(self, pause_s: float) -> bool:
+        return time.monotonic() + pause_s <= self._give_up_at
+
+
+def with_retries(attempt: Callable[[], T], patience: Patience, *, repeatable: bool = True) -> T:
+    """The value of `attempt`, tried again while the server is away and `patience` lasts.
+
+    `repeatable` false: only what certainly had no effect is tried again. Raises the last error.
+    """
+    for delay_s in delays_s(FIRST_DELAY_S, LONGEST_DELAY_S):
+        try:
+            return attempt()
+        except (ApiError, ServerUnavailable) as error:
+            pause_s = max(delay_s, _retry_after_s(error))
+            if not _may_repeat(error, repeatable) or not patience.allows(pause_s):
+                raise
+        time.sleep(pause_s)
+    raise AssertionError("delays_s never ends")
+
+
+def _may_repeat(error: ApiError | ServerUnavailable, repeatable: bool) -> bool:
+    if isinstance(error, ApiError):
+        return error.status in (AWAY if repeatable else NOT_TAKEN)
+    return repeatable or not error.may_have_arrived
+
+
+def _retry_after_s(error: ApiError | ServerUnavailable) -> float:
+    return (error.retry_after_s or 0.0) if isinstance(error, ApiError) else 0.0
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turns httpx's errors into ServerUnavailable; `url` says which server did not answer."""
+    try:
+        yield
+    except httpx.RequestError as error:
+        connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        reason = str(error) or type(error).__name__
+        raise ServerUnavailable(url, reason, may_have_arrived=connected) from error
+
+
+def raise_for_error(response: httpx.Response) -> None:
+    """Raises ApiError for a status of 400 and above; the body must have been read."""
+    if response.status_code < 400:
+        return
+    body = json_object(response)
+    envelope = body.get("error")
+    code = envelope.get("code") if isinstance(envelope, dict) else body.get("error_code")
+    detail = _detail_text(body.get("detail")) or response.reason_phrase or "no reason given"
+    request_id = response.headers.get("x-request-id", "")
+    error = ApiError(response.status_code, str(code or ""), detail, request_id)
+    retry_after = response.headers.get("retry-after", "")
+    error.retry_after_s = float(retry_after) if retry_after.isdigit() else None
+    raise error
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """The body as an object; empty where it is something else (a proxy's page, for one)."""
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _detail_text(detail: Any) -> str:
+    """Text of an error's detail: a string, or the list that request validation answers with."""
+    if not isinstance(detail, list):
+        return str(detail or "")
+    return "; ".join(_problem_text(problem) for problem in detail)
+
+
+def _problem_text(problem: Any) -> str:
+    if not isinstance(problem, dict):
+        return str(problem)
+    where = ".".join(str(part) for part in problem.get("loc", ()))
+    return f"{where}: {problem.get('msg', '')}"

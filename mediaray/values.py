@@ -1,0 +1,137 @@
+"""What the server tells, as frozen values. Unknown extra fields of an answer are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+Json = dict[str, Any]
+
+COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
+FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task is. `total`, `fraction` (0..1) and `eta_s` are None where the server cannot know."""
+
+    status: str
+    stage: str = ""
+    done: float = 0.0
+    total: float | None = None
+    unit: str = ""
+    fraction: float | None = None
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How far an upload or a download is; `total_bytes` is None where the server does not say."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int | None
+
+
+ProgressCallback = Callable[[Progress], None]
+TransferCallback = Callable[[Transfer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A stored file: `path` is its object key, usable as an input; `name` is what to call it locally."""
+
+    path: str
+    url: str
+    size_bytes: int
+    media_type: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as the server last showed it.
+
+    `status` is pending, running, completed, failed or cancelled; times are the server's texts, UTC.
+    `inputs`, `execution` and `timing` are only told by `Client.result`.
+    """
+
+    id: str
+    status: str
+    message: str = ""
+    result: Json | None = None
+    files: tuple[RemoteFile, ...] = ()
+    progress: Progress | None = None
+    created_at: str = ""
+    updated_at: str = ""
+    callback_status: str | None = None
+    inputs: Json | None = None
+    execution: Json | None = None
+    timing: Json | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model of the server: the engine that would run now, and what is missing for a better one."""
+
+    name: str
+    service: str
+    engine: str
+    is_ready: bool
+    missing: tuple[str, ...]
+
+
+def remote_file(answer: Mapping[str, Any]) -> RemoteFile:
+    """An item of `minio_files`, or the answer to an upload."""
+    path = str(answer.get("file_path", ""))
+    url = str(answer.get("download_url") or answer.get("url") or "")
+    name = str(answer.get("name") or PurePosixPath(path).name)
+    return RemoteFile(path, url, int(answer.get("size") or 0), str(answer.get("content_type") or ""), name)
+
+
+def task_view(answer: Mapping[str, Any]) -> TaskView:
+    status = str(answer["status"])
+    params = answer.get("input_params") or {}
+    return TaskView(
+        id=str(answer["task_id"]),
+        status=status,
+        message=str(answer.get("message") or ""),
+        result=answer.get("result"),
+        files=tuple(remote_file(item) for item in answer.get("minio_files") or ()),
+        progress=_progress(status, answer.get("progress") or {}),
+        created_at=str(answer.get("created_at") or ""),
+        updated_at=str(answer.get("updated_at") or ""),
+        callback_status=answer.get("callback_status"),
+        inputs=params.get("input_data"),
+        execution=answer.get("execution_info"),
+        timing=answer.get("timing"),
+    )
+
+
+def _progress(status: str, answer: Mapping[str, Any]) -> Progress:
+    return Progress(
+        status=status,
+        stage=str(answer.get("stage") or ""),
+        done=float(answer.get("done") or 0.0),
+        total=answer.get("total"),
+        unit=str(answer.get("unit") or ""),
+        fraction=answer.get("fraction"),
+        eta_s=answer.get("eta_s"),
+    )
+
+
+def model_view(answer: Mapping[str, Any]) -> ModelView:
+    missing = answer.get("missing") or ()
+    return ModelView(
+        name=str(answer["name"]),
+        service=str(answer.get("service") or str(answer["name"]).partition(".")[0]),
+        engine=str(answer.get("engine") or ""),
+        is_ready=bool(answer.get("ready")),
+        missing=(missing,) if isinstance(missing, str) else tuple(str(item) for item in missing),
+    )
