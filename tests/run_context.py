@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.engine import Cancelled, PermanentFailure, RunContext, TimedOut
-
-_STDERR_LINES = 40
+from models.engine import Cancelled, RunContext, TimedOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,51 +68,3 @@ class LocalRunContext(RunContext):
         assert path.is_file(), f"{path} is committed but does not exist"
         assert path.is_relative_to(self.scratch_dir), f"{path} is not below scratch_dir"
         self.commits.append(path)
-
-    def run_process(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> None:
-        errors: deque[str] = deque(maxlen=_STDERR_LINES)
-        with subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        ) as child:
-            assert child.stderr is not None
-            reader = threading.Thread(target=errors.extend, args=(child.stderr,))
-            reader.start()
-            watcher, ended = self._kill_when_told(child)
-            try:
-                self._read_lines(child, on_line)
-            finally:
-                if child.poll() is None:
-                    child.kill()
-                ended.set()
-                watcher.join()
-                reader.join()
-        self.check()
-        if child.returncode:
-            raise PermanentFailure("".join(errors).strip() or f"{argv[0]} exited with {child.returncode}")
-
-    def _kill_when_told(self, child: subprocess.Popen[str]) -> tuple[threading.Thread, threading.Event]:
-        """A thread that kills a silent child when the attempt is told to stop."""
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(0.05):
-                if self._cancelled.is_set() or self._timed_out.is_set():
-                    child.kill()
-                    return
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        return watcher, ended
-
-    def _read_lines(self, child: subprocess.Popen[str], on_line: Callable[[str], None] | None) -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
-            self.check()
-            if on_line is not None:
-                on_line(line.rstrip("\n"))
-        child.wait()
