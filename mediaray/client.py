@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urljoin
 
 import httpx
@@ -29,6 +29,9 @@ from mediaray.values import (
     remote_file,
     task_view,
 )
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LONGEST_OUTAGE_S = 300.0
@@ -92,19 +95,19 @@ class Client:
         body |= {"priority": priority} if priority else {}
         key = idempotency_key or (None if task_id else uuid.uuid4().hex)
         headers = {"idempotency-key": key} if key else {}
-        return task_view(self._call("POST", "/v1/tasks", json=body, headers=headers))
+        return self._task(self._call("POST", "/v1/tasks", json=body, headers=headers))
 
     def status(self, task_id: str) -> TaskView:
-        return task_view(self._call("GET", f"/v1/tasks/{_segment(task_id)}/status"))
+        return self._task(self._call("GET", f"/v1/tasks/{_segment(task_id)}/status"))
 
     def result(self, task_id: str) -> TaskView:
         """As `status`, with the inputs and what is known about the execution."""
-        return task_view(self._call("GET", f"/v1/tasks/{_segment(task_id)}/result"))
+        return self._task(self._call("GET", f"/v1/tasks/{_segment(task_id)}/result"))
 
     def cancel(self, task_id: str) -> TaskView:
         """Stop a waiting or running task. One that is cancelled already is no error."""
         try:
-            return task_view(self._call("DELETE", f"/v1/tasks/{_segment(task_id)}"))
+            return self._task(self._call("DELETE", f"/v1/tasks/{_segment(task_id)}"))
         except ApiError as error:
             if error.status != 400:
                 raise
@@ -120,7 +123,7 @@ class Client:
         """
         body = {"input_data": self._with_uploads(dict(inputs))} if inputs else None
         path = f"/v1/tasks/{_segment(task_id)}/retry"
-        return task_view(self._call("POST", path, json=body, repeatable=False))
+        return self._task(self._call("POST", path, json=body, repeatable=False))
 
     def wait(
         self,
@@ -139,7 +142,7 @@ class Client:
         path = f"/v1/tasks/{_segment(task_id)}/status"
         for delay_s in delays_s(min(FIRST_DELAY_S, poll_s), poll_s):
             left_s = LONGEST_OUTAGE_S if timeout_s is None else timeout_s - (time.monotonic() - started_at)
-            view = task_view(self._call("GET", path, retry_s=left_s))
+            view = self._task(self._call("GET", path, retry_s=left_s))
             if on_progress and view.progress:
                 on_progress(view.progress)
             if view.is_final:
@@ -186,7 +189,7 @@ class Client:
             content = read_chunks(path, on_progress)
             return self._exchange("PUT", f"/v1/files/{quote(key)}", headers=headers, content=content)
 
-        return remote_file(with_retries(attempt, Patience(self._retry_s)))
+        return self._read(remote_file, with_retries(attempt, Patience(self._retry_s)))
 
     def delete_file(self, file_path: str) -> None:
         self._call("DELETE", f"/v1/files/{quote(file_path)}")
@@ -196,7 +199,8 @@ class Client:
         self._call("DELETE", "/v1/files/directories", params={"directory_path": directory_path})
 
     def models(self) -> list[ModelView]:
-        return [model_view(item) for item in self._call("GET", "/v1/models")["models"]]
+        answer = self._call("GET", "/v1/models")
+        return self._read(lambda body: [model_view(item) for item in body["models"]], answer)
 
     def health(self) -> Json:
         """The server's own words about its queue and its file store; raises ApiError when unwell."""
@@ -214,7 +218,17 @@ class Client:
                 method, self.base_url + path, headers={**self._auth, **headers}, **content
             )
         raise_for_error(response)
-        return _object(response, self.base_url)
+        return self._read(httpx.Response.json, response) if response.content else {}
+
+    def _task(self, answer: Json) -> TaskView:
+        return self._read(task_view, answer)
+
+    def _read(self, parse: Callable[[A], T], answer: A) -> T:
+        """`parse(answer)`, with an answer that does not fit told as what it is: a wrong server."""
+        try:
+            return parse(answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ApiError(200, "", f"{self.base_url} does not answer like a mediaray server") from error
 
     def _with_uploads(self, value: Any) -> Any:
         if isinstance(value, Path):
@@ -263,16 +277,3 @@ def _is_loopback(url: httpx.URL) -> bool:
         return ipaddress.ip_address(url.host).is_loopback
     except ValueError:
         return url.host == "localhost"
-
-
-def _object(response: httpx.Response, base_url: str) -> Json:
-    """The answer's JSON object; {} for an empty body. Raises ApiError for anything else."""
-    if not response.content:
-        return {}
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise ApiError(response.status_code, "", f"{base_url} does not answer like a mediaray server")
-    return body
