@@ -92,7 +92,7 @@ class TaskRegistry:
         await self._book.commits.settled(task_id)
         return self._book.known(task_id) or task
 
-    async def counts(self, *, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
+    async def counts(self, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
         counts: dict[Status, int] = await self._read(self._store.counts, tenant, dialect)
         return counts
 
