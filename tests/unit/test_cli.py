@@ -1,0 +1,249 @@
+"""The command line: through typer's runner, and as the process a user starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from mediaray import cli
+from mediaray.arguments import parse_inputs
+from tests.client_server import World, serving
+
+CREATED = {"task_id": "t-1", "status": "pending", "message": ""}
+OUTPUT = {
+    "file_path": "tasks/t-1/1/out.wav",
+    "download_url": "/v1/files/download/tasks/t-1/1/out.wav",
+    "size": 5,
+}
+DONE = {
+    "status": "completed",
+    "message": "任务执行成功",
+    "result": {"duration": 1.5},
+    "minio_files": [OUTPUT],
+}
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def world() -> World:
+    return World(files={"tasks/t-1/1/out.wav": b"sound"})
+
+
+@pytest.fixture
+def url(world: World) -> Iterator[str]:
+    with serving(world) as base_url:
+        yield base_url
+
+
+@pytest.fixture
+def run(url: str) -> Run:
+    environment = {"MEDIARAY_URL": url, "MEDIARAY_API_KEY": "secret"}
+    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words], env=environment)
+
+
+def test_submit_prints_the_id_alone_and_types_its_inputs(run, world, tmp_path):
+    world.script("POST", "/v1/tasks", CREATED)
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"clip")
+    result = run("submit", "x.y", f"video_path=@{clip}", "text=a=b", "n:=3", "--priority", 2, "--id", "t-1")
+    assert (result.exit_code, result.stdout) == (0, "t-1\n")
+    body = world.seen_on("POST", "/v1/tasks")[0].json
+    key = body["input_data"].pop("video_path")
+    assert world.files[key] == b"clip"
+    assert body == {
+        "task_name": "x.y",
+        "task_id": "t-1",
+        "priority": 2,
+        "input_data": {"text": "a=b", "n": 3},
+    }
+    assert world.seen[-1].headers["authorization"] == "Bearer secret"
+
+
+def test_submit_waits_and_downloads(run, world, tmp_path):
+    world.script("POST", "/v1/tasks", CREATED)
+    world.status("t-1", {"status": "pending"}, {"status": "running", "progress": {"fraction": 0.5}}, DONE)
+    result = run("submit", "x.y", "--download", tmp_path / "new folder")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["t-1", str(tmp_path / "new folder" / "out.wav")]
+    assert (tmp_path / "new folder" / "out.wav").read_bytes() == b"sound"
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        pytest.param("novalue", "none of key=text", id="no separator"),
+        pytest.param("a=@/no/such/file", "no such file", id="file missing"),
+        pytest.param("a:={", "not JSON", id="bad JSON"),
+        pytest.param("b=2", "given twice", id="twice"),
+    ],
+)
+def test_a_wrong_input_word_is_a_usage_error_before_anything_is_sent(run, world, word, complaint):
+    result = run("submit", "x.y", "b=1", word)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert world.seen == []
+
+
+def test_input_words() -> None:
+    words = ["a=1", "b:=1", "c:=[1, 2]", "d=x:=y", "e=", 'f:="@x"', "g=多\n行"]
+    assert parse_inputs(words) == {
+        "a": "1",
+        "b": 1,
+        "c": [1, 2],
+        "d": "x:=y",
+        "e": "",
+        "f": "@x",
+        "g": "多\n行",
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        pytest.param(DONE, 0, "任务执行成功", id="completed"),
+        pytest.param({"status": "failed", "result": {"error": "坏[了]"}}, 1, "坏[了]", id="failed"),
+        pytest.param({"status": "cancelled"}, 1, "was cancelled", id="cancelled"),
+    ],
+)
+def test_watch_tells_the_outcome_in_words_and_in_its_exit_code(run, world, answer, code, words):
+    world.status("t-1", {"status": "running", "progress": {"done": 3, "total": 9, "unit": "frames"}}, answer)
+    result = run("watch", "t-1")
+    assert result.exit_code == code
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_task_is_a_usage_error(run):
+    result = run("watch", "nobody")
+    assert result.exit_code == 2
+    assert "任务不存在" in result.stderr
+
+
+def test_status_shows_progress_and_can_be_json(run, world):
+    progress = {"done": 30, "total": 120, "unit": "frames", "stage": "encode", "fraction": 0.25, "eta_s": 75}
+    world.status("t-1", {"status": "running", "progress": progress})
+    assert "encode, 30/120 frames, 1:15 left" in run("status", "t-1").stdout
+    assert json.loads(run("status", "t-1", "--json").stdout)["progress"]["done"] == 30
+
+
+def test_status_lists_results_and_files_in_full(run, world):
+    long_text = "[长] " * 60
+    world.status("t-1", {**DONE, "result": {"text": long_text}})
+    output = run("status", "t-1").stdout
+    assert long_text.strip() in output
+    assert "tasks/t-1/1/out.wav (5 bytes)" in output
+
+
+def test_cancel_and_retry(run, world):
+    world.script(
+        "DELETE", "/v1/tasks/t-1", {"task_id": "t-1", "status": "cancelled", "message": "任务已成功取消"}
+    )
+    world.script("POST", "/v1/tasks/t-1/retry", {**CREATED, "task_id": "t-1-retry-a1b2c3d4"})
+    assert "cancelled" in run("cancel", "t-1").stdout
+    assert run("retry", "t-1").stdout == "t-1-retry-a1b2c3d4\n"
+
+
+def test_upload_and_download_by_key(run, world, tmp_path):
+    source = tmp_path / "视频.mp4"
+    source.write_bytes(b"clip")
+    assert run("upload", source, "--as", "in/视频.mp4").stdout == "in/视频.mp4\n"
+    assert run("download", "in/视频.mp4", "--to", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "视频.mp4").read_bytes() == b"clip"
+
+
+def test_download_of_a_task_without_files_says_so(run, world, tmp_path):
+    world.status("t-1", {"status": "running"})
+    result = run("download", "t-1", "--to", tmp_path)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no files" in result.stderr
+
+
+def test_models_tells_engine_readiness_and_what_is_missing(run, world):
+    rows = [
+        {"name": "flashvsr.upscale_video", "engine": "embedded", "ready": True, "missing": ["a.safetensors"]},
+        {"name": "indextts.generate_speech", "engine": "", "ready": False, "missing": []},
+    ]
+    world.script("GET", "/v1/models", {"models": rows})
+    lines = run("models").stdout.splitlines()
+    assert lines[1].split() == ["flashvsr.upscale_video", "embedded", "yes", "a.safetensors"]
+    assert lines[2].split() == ["indextts.generate_speech", "no"]
+
+
+def test_a_refused_key_names_the_option_for_it(run, world):
+    world.script("GET", "/v1/models", {"detail": "no key"}, status=401)
+    result = run("models")
+    assert result.exit_code == 2
+    assert "--key" in result.stderr
+
+
+def test_a_server_url_that_is_none_is_a_usage_error(run):
+    result = run("--url", "localhost:8000", "models")
+    assert result.exit_code == 2
+    assert "not the URL of a server" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "passed_on"),
+    [
+        pytest.param(
+            ["serve", "--port", "9000", "--set", "diagnostics.slots=3"],
+            ["serve", "--port", "9000", "--set", "diagnostics.slots=3"],
+            id="serve",
+        ),
+        pytest.param(["serve"], ["serve"], id="serve with the server's own defaults"),
+        pytest.param(["down"], ["down"], id="down"),
+    ],
+)
+def test_serve_and_down_become_the_server_process(run, monkeypatch, words, passed_on):
+    started: list[list[str]] = []
+    monkeypatch.setattr(cli.os, "execv", lambda program, arguments: started.append(arguments))
+    run(*words)
+    assert started == [[sys.executable, "-m", "deployments.server", *passed_on]]
+
+
+def test_serve_without_the_server_extra_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    result = run("serve")
+    assert result.exit_code == 2
+    assert "pip install 'mediaray[server]'" in result.stderr
+
+
+def test_as_a_process(url, world, tmp_path: Path) -> None:
+    world.script("POST", "/v1/tasks", CREATED)
+    world.status("t-1", {"status": "running"}, DONE)
+    command = [
+        sys.executable,
+        "-m",
+        "mediaray",
+        "--url",
+        url,
+        "submit",
+        "x.y",
+        "a=你好",
+        "--download",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["t-1", str(tmp_path / "out.wav")]
+    assert world.seen[0].json["input_data"] == {"a": "你好"}
+
+
+def test_no_server_is_one_line_with_the_next_step_and_no_traceback(monkeypatch) -> None:
+    with serving(World()) as url:
+        pass
+    environment = {**os.environ, "MEDIARAY_URL": url}
+    command = [sys.executable, "-m", "mediaray", "status", "t-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "mediaray serve" in done.stderr
