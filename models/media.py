@@ -32,6 +32,22 @@ _FORMAT_WHITELIST = ",".join((VIDEO_FORMATS, AUDIO_FORMATS, IMAGE_FORMATS))
 _MAX_FRAME_PX = 1 << 27  # a small file may claim any size; this bounds what one decoded picture takes
 _PROBE_BYTES = 64 << 20  # how far into a file the first frame and sample may lie
 _SIGNATURE_BYTES = 8
+_RGB_MATRIX = 0
+_YUV_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
+_UNSPECIFIED = frozenset({0, 2, 3})
+
+
+@dataclass(frozen=True, slots=True)
+class Color:
+    """Code points of ITU-T H.273: how the luma and chroma of a stream make light."""
+
+    matrix: int
+    primaries: int
+    transfer: int
+
+
+BT709 = Color(1, 1, 1)
+BT601 = Color(6, 6, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,7 @@ class VideoFacts:
     rotation_deg: int
     bit_rate: int | None
     sample_aspect_ratio: Fraction = Fraction(1)
+    color: Color = BT709
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +187,20 @@ def rotation_of(frame: Any) -> int:
     return round(frame.rotation / 90) * 90 % 360
 
 
+def color_of(frame: Any) -> Color:
+    """The colour of a decoded PyAV frame; where it says nothing, BT.709 from 720 lines on, else BT.601."""
+    matrix = int(frame.colorspace)
+    if matrix not in _YUV_MATRICES:
+        return BT709 if frame.height >= 720 or matrix == _RGB_MATRIX else BT601
+    usual = BT709 if matrix == BT709.matrix else Color(matrix, BT601.primaries, BT601.transfer)
+    primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
+    return Color(
+        matrix,
+        usual.primaries if primaries in _UNSPECIFIED else primaries,
+        usual.transfer if transfer in _UNSPECIFIED else transfer,
+    )
+
+
 def frame_rate(stream: Any) -> Fraction:
     """Average frames per second of a PyAV video stream; 25 where the container has no times."""
     rate = stream.average_rate or stream.guessed_rate
@@ -226,6 +257,7 @@ def _video_facts(stream: Any, frame: Any, *, is_image: bool) -> VideoFacts:
         rotation_deg=rotation_deg,
         bit_rate=stream.codec_context.bit_rate or None,
         sample_aspect_ratio=1 / pixel_aspect if is_turned else pixel_aspect,
+        color=color_of(frame),
     )
 
 
