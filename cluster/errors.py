@@ -9,7 +9,9 @@
     ├── RegistryUnavailable   the registry is restarting or its disk fails; try again
     ├── InvalidKey            a storage key, path or file name that is not a plain relative name
     ├── ArtifactNotFound      no object under this key
-    └── StorageFailure        the artifact store failed (disk full, S3 down)
+    ├── StorageFailure        the artifact store failed (disk full, S3 down)
+    ├── ExpiredUrl            a signed download URL after its time; ask for a new one
+    └── BadSignature          a download token that was not signed here for this key
 
 Every class takes only picklable positional arguments, because they cross process borders.
 """
@@ -84,3 +86,19 @@ class ArtifactNotFound(ClusterError):
 
 class StorageFailure(ClusterError):
     """The message names the cause and the next step, without secrets."""
+
+
+class ExpiredUrl(ClusterError):
+    """The signed URL was valid once; ask for a new one."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+class BadSignature(ClusterError):
+    """The token was not signed by this server for this key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key

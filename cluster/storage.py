@@ -10,6 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+from uuid import uuid4
+
+from cluster.errors import ArtifactNotFound, InvalidKey, StorageFailure
+from cluster.keys import clean_path
+from cluster.settings import Settings
+
+CHUNK_BYTES = 1024**2
+_URL_SHAPE = "MEDIARAY_STORAGE_URL must look like file:///folder or s3://bucket/prefix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,10 @@ class ArtifactStore(Protocol):
         """Raises ArtifactNotFound."""
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """Bytes start..stop in chunks of at most 1 MiB. Raises ArtifactNotFound before the first."""
+        """Bytes start..stop (without stop) in chunks of at most 1 MiB; fewer where the object ends.
+
+        Raises ArtifactNotFound at the call, not at the first chunk.
+        """
 
     def open(self, key: str) -> BinaryIO:
         """A seekable reader that fetches only what is read; for probing. Raises ArtifactNotFound."""
@@ -74,3 +86,68 @@ class ArtifactStore(Protocol):
 
     def check(self) -> None:
         """A real write-read-delete round trip; raises StorageFailure."""
+
+
+def open_store(settings: Settings) -> ArtifactStore:
+    """The store that `MEDIARAY_STORAGE_URL` names; raises StorageFailure for what cannot be one."""
+    if not settings.storage_url:
+        return _open_local(settings.data_path / "artifacts", settings)
+    url = urlsplit(settings.storage_url)
+    opener = _OPENERS.get(url.scheme)
+    if opener is None:
+        raise StorageFailure(_URL_SHAPE)
+    return opener(url, settings)
+
+
+def _open_file_url(url: SplitResult, settings: Settings) -> ArtifactStore:
+    if url.netloc or not url.path.strip("/"):
+        raise StorageFailure(_URL_SHAPE)
+    return _open_local(Path(unquote(url.path)), settings)
+
+
+def _open_local(root: Path, settings: Settings) -> ArtifactStore:
+    from cluster.local_storage import LocalArtifactStore  # noqa: PLC0415 (it imports this module)
+
+    return LocalArtifactStore(root, secret_path=settings.data_path / "download.key")
+
+
+def _open_s3(url: SplitResult, settings: Settings) -> ArtifactStore:  # noqa: ARG001 (one shape of opener)
+    from cluster.s3_storage import S3ArtifactStore  # noqa: PLC0415 (boto3 loads only where S3 is used)
+
+    if not url.netloc:
+        raise StorageFailure(_URL_SHAPE)
+    return S3ArtifactStore(url.netloc, url.path)
+
+
+_OPENERS = {"file": _open_file_url, "s3": _open_s3}
+
+
+def clean_prefix(prefix: str) -> str:
+    """`prefix` as given; raises InvalidKey unless it is a plain relative path that ends in "/"."""
+    if not prefix.endswith("/"):
+        raise InvalidKey(prefix)
+    return clean_path(prefix[:-1]) + "/"
+
+
+def upload_file(store: ArtifactStore, key: str, path: Path) -> Stored:
+    """Stream a local file through the store's writer."""
+    with path.open("rb") as source, store.writer(key) as writer:
+        while chunk := source.read(CHUNK_BYTES):
+            writer.write(chunk)
+        return writer.commit()
+
+
+def round_trip(store: ArtifactStore) -> None:
+    """Write, read and delete an object of its own; raises StorageFailure."""
+    key = f".check/{uuid4().hex}"
+    with store.writer(key) as writer:
+        writer.write(key.encode())
+        writer.commit()
+    try:
+        content = b"".join(store.read(key))
+    except ArtifactNotFound as error:
+        raise StorageFailure("the artifact store lost what was just written") from error
+    finally:
+        store.delete(key)
+    if content != key.encode():
+        raise StorageFailure("the artifact store returned other bytes than were written")

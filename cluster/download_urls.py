@@ -1,0 +1,78 @@
+"""Signed download URLs of the local store, and the header that names a downloaded file.
+
+A token says until when, and is valid for one key only: the key is part of the signature.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import quote
+
+import itsdangerous
+
+from cluster.errors import BadSignature, ExpiredUrl
+
+SECRET_BYTES = 32
+
+
+class DownloadSigner:
+    """Signs and verifies download tokens; all processes that share the secret agree."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def sign(self, key: str, expires_s: int, now: float) -> str:
+        """A token that opens `key` until `now` + `expires_s` (seconds since the epoch)."""
+        return str(self._serializer(key).dumps(int(now) + expires_s))
+
+    def verify(self, token: str, key: str, now: float) -> None:
+        """Raises BadSignature (not signed here, or for another key) or ExpiredUrl."""
+        try:
+            expires_at = self._serializer(key).loads(token)
+        except itsdangerous.BadData as error:
+            raise BadSignature(key) from error
+        if now >= expires_at:
+            raise ExpiredUrl(key)
+
+    def _serializer(self, key: str) -> itsdangerous.URLSafeSerializer:
+        return itsdangerous.URLSafeSerializer(
+            self._secret,
+            salt=f"download:{key}",
+            signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+        )
+
+
+def load_secret(path: Path) -> bytes:
+    """The secret kept at `path`, made on first use and readable by its owner only.
+
+    Processes that start at once agree on one secret: the file lock lets one of them write, and a
+    file that a crash left short is written anew.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.fchmod(fd, 0o600)
+        secret = file.read()
+        if len(secret) >= SECRET_BYTES:
+            return secret
+        return _write_secret(fd)
+
+
+def _write_secret(fd: int) -> bytes:
+    secret = secrets.token_bytes(SECRET_BYTES)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, secret, 0)
+    os.fsync(fd)
+    return secret
+
+
+def inline_disposition(filename: str) -> str:
+    """The Content-Disposition value that shows a file in the browser and names it (RFC 6266)."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
+    extended = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f'inline; filename="{plain}"{extended}'
