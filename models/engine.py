@@ -169,6 +169,11 @@ class EngineSpec:
     licence: str = "Apache-2.0"
     is_commercial_use_allowed: bool = True
 
+    @property
+    def label(self) -> dict[str, str]:
+        """What a result says of the engine that made it."""
+        return {"name": self.name, "kind": self.kind.value, "version": self.version}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:

@@ -1,0 +1,84 @@
+"""The loaded engines of one replica: chosen once, loaded once, kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.engine import Engine, EngineSpec, ModelSpec
+from models.errors import ModelNotReady
+from models.weights import ready_engine
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine that is ready to run, and where it came from."""
+
+    model: ModelSpec
+    spec: EngineSpec
+    engine: Engine
+
+
+class EngineRoom:
+    """The engines of a service's models on one device; loads each on first use or by `load_all`.
+
+    `pinned_engine` allows only the engine of that name; "auto" takes the first that is ready.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelSpec],
+        *,
+        models_dir: Path | None,
+        device: str,
+        threads: int,
+        pinned_engine: str = "auto",
+        on_load_s: Callable[[str, float], None] = lambda _stage, _seconds: None,
+    ) -> None:
+        self._models = {model.name: _pinned(model, pinned_engine) for model in models}
+        self._models_dir = models_dir
+        self.device = device
+        self.threads = threads
+        self._on_load_s = on_load_s
+        self._loaded: dict[str, LoadedEngine] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> LoadedEngine:
+        """The engine for a task name. Raises ModelNotReady with what to install."""
+        loaded = self._loaded.get(name)
+        if loaded is not None:
+            return loaded
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._load(name)
+            return self._loaded[name]
+
+    def load_all(self) -> list[str]:
+        """Load every engine that is ready; returns why the others are not."""
+        problems = []
+        for name in self._models:
+            try:
+                self.get(name)
+            except ModelNotReady as error:
+                problems.append(f"{name}: {error}")
+        return problems
+
+    def _load(self, name: str) -> LoadedEngine:
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotReady(f"this replica does not serve {name}")
+        begin_s = time.monotonic()
+        spec = ready_engine(model, self._models_dir, has_gpu=self.device != "cpu")
+        engine = spec.make()
+        engine.load(self.device, self.threads)
+        self._on_load_s("load", time.monotonic() - begin_s)
+        return LoadedEngine(model, spec, engine)
+
+
+def _pinned(model: ModelSpec, engine_name: str) -> ModelSpec:
+    if engine_name == "auto":
+        return model
+    return replace(model, engines=tuple(spec for spec in model.engines if spec.name == engine_name))

@@ -1,0 +1,179 @@
+"""The control thread of a replica: leases tasks, beats for its attempts, reports how they ended.
+
+It runs an event loop of its own and never anything long, so that a busy engine cannot miss a beat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.actors import RegistryClient
+from cluster.errors import RegistryUnavailable
+from cluster.task import Beat, LeaseRequest, Outcome, OutcomeKind, Task, Verdict
+from deployments.attempt import RunningAttempt
+
+logger = logging.getLogger("ray.serve")
+
+_LEASE_WAIT_S = 3.0
+_BEAT_S = 0.4
+_PAUSE_S = 0.5
+_HEALTH_BOUND_S = 60.0
+# How long an attempt may ignore a cancel or its deadline before the whole process goes.
+_STOP_BOUND_S = 10.0
+
+
+class Worker(Protocol):
+    """What runs attempts for a lease loop."""
+
+    def prepare(self) -> None:
+        """Load what the first attempt needs. Runs on a worker thread before the first lease."""
+
+    def begin(self, task: Task) -> tuple[RunningAttempt, asyncio.Future[Outcome]]:
+        """Start an attempt on a worker thread; called on the control thread's event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """Whom the loop leases for, and how many tasks at a time."""
+
+    service: str
+    worker: str
+    slots: int
+
+
+class LeaseLoop:
+    """One replica's loop, on a daemon thread; `drain` ends it in peace."""
+
+    def __init__(
+        self, terms: LeaseTerms, make_registry: Callable[[], RegistryClient], worker: Worker
+    ) -> None:
+        self._terms = terms
+        self._make_registry = make_registry
+        self._worker = worker
+        self._attempts: dict[str, RunningAttempt] = {}
+        self._lost: set[str] = set()
+        self._reports: set[asyncio.Task[None]] = set()
+        self._free_slots = terms.slots
+        self._slot_freed = asyncio.Event()
+        self._is_draining = threading.Event()
+        self._turned_s = time.monotonic()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._main()), name="lease-loop", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise RuntimeError when the loop is dead or has not turned for a while."""
+        silent_s = time.monotonic() - self._turned_s
+        if not self._thread.is_alive() or silent_s > _HEALTH_BOUND_S:
+            raise RuntimeError(f"the lease loop of {self._terms.worker} has been silent for {silent_s:.0f} s")
+
+    def drain(self) -> None:
+        """Lease nothing more; return when every running attempt has ended and is reported."""
+        self._is_draining.set()
+        self._thread.join()
+
+    async def _main(self) -> None:
+        self._registry = self._make_registry()
+        beats = asyncio.get_running_loop().create_task(self._beat_for_ever())
+        await asyncio.to_thread(self._worker.prepare)
+        while not self._is_draining.is_set():
+            try:
+                await self._lease()
+            except RegistryUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+            except Exception:  # the loop edge: one bad turn must not end the replica's work
+                logger.exception("lease loop: this turn failed, the next one follows")
+                await asyncio.sleep(_PAUSE_S)
+        await asyncio.gather(*self._reports)
+        beats.cancel()
+
+    async def _lease(self) -> None:
+        """One turn: wait for a free slot, then for work, then begin it."""
+        if self._free_slots == 0:
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+        request = LeaseRequest(
+            self._terms.service, self._terms.worker, uuid.uuid4().hex, self._free_slots, _LEASE_WAIT_S
+        )
+        for task in await self._registry.lease(request):
+            self._begin(task)
+
+    def _begin(self, task: Task) -> None:
+        if self._is_draining.is_set():
+            report = self._hand_back(task)
+        else:
+            attempt, ended = self._worker.begin(task)
+            self._attempts[task.id] = attempt
+            self._free_slots -= 1
+            report = self._follow(attempt, ended)
+        running = asyncio.get_running_loop().create_task(report)
+        self._reports.add(running)
+        running.add_done_callback(self._reports.discard)
+
+    async def _follow(self, attempt: RunningAttempt, ended: asyncio.Future[Outcome]) -> None:
+        """See an attempt through: its end, its report, its cleaning up."""
+        outcome = await ended
+        self._free_slots += 1
+        self._slot_freed.set()
+        is_accepted = await self._report(outcome)
+        self._attempts.pop(attempt.task_id, None)
+        self._lost.discard(attempt.task_id)
+        await asyncio.to_thread(attempt.settle, outcome, is_accepted=is_accepted)
+
+    async def _hand_back(self, task: Task) -> None:
+        await self._report(Outcome(task.id, task.fence, self._terms.worker, OutcomeKind.HANDED_BACK))
+
+    async def _report(self, outcome: Outcome) -> bool:
+        """Tell the registry until it answers; False when the lease was lost meanwhile."""
+        while outcome.task_id not in self._lost:
+            try:
+                return (await self._registry.finish([outcome]))[0]
+            except RegistryUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+        return False
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            self._turned_s = time.monotonic()
+            try:
+                await self._beat()
+            except RegistryUnavailable:
+                logger.warning("beat: the task registry does not answer; attempts go on")
+            except Exception:  # the loop edge: a lost beat is repeated, a dead beat loop loses tasks
+                logger.exception("beat: this turn failed, the next one follows")
+
+    async def _beat(self) -> None:
+        attempts = list(self._attempts.values())
+        if not attempts:
+            return
+        await self._end_the_deaf(attempts)
+        beats = [Beat(attempt.task_id, attempt.task.fence, attempt.progress) for attempt in attempts]
+        verdicts = await self._registry.beat(self._terms.worker, beats)
+        for attempt, verdict in zip(attempts, verdicts, strict=True):
+            if verdict is Verdict.OK or attempt.task_id not in self._attempts:
+                continue
+            if verdict is Verdict.LOST:
+                self._lost.add(attempt.task_id)
+            attempt.cancel()
+
+    async def _end_the_deaf(self, attempts: list[RunningAttempt]) -> None:
+        """The last resort against work that does not stop: report it, then end this process."""
+        for attempt in attempts:
+            if attempt.overdue_s < _STOP_BOUND_S:
+                continue
+            logger.error("task %s ignores its end: this replica exits and is replaced", attempt.task_id)
+            if attempt.task_id not in self._lost:
+                await self._registry.finish([attempt.deaf_outcome()])
+            os._exit(1)

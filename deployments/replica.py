@@ -1,0 +1,111 @@
+"""ModelReplica: one Serve replica of one service, which pulls its work from the task registry.
+
+Threads: Serve's own loop answers health checks and direct calls; the lease loop's thread leases and
+beats; worker threads, one per slot, run attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.actors import RegistryClient
+from cluster.settings import Settings
+from cluster.storage import open_store
+from cluster.task import Outcome, Task
+from deployments.attempt import RunningAttempt
+from deployments.direct_call import run_directly
+from deployments.engines import EngineRoom
+from deployments.lease_loop import LeaseLoop, LeaseTerms, logger
+from deployments.stage_metrics import StageMetrics
+from deployments.workspaces import Workspaces
+from models.catalog import MODELS
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """What one replica of a service is: the service's row of serve_config.yaml, resolved.
+
+    `slots` attempts run at a time; `threads` is what each may use; `device` is "cpu" or "cuda".
+    """
+
+    service: str
+    slots: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    engine: str = "auto"
+
+
+class ModelReplica:
+    """The deployment class of every service. Serve drains a replica through `__del__`."""
+
+    def __init__(self, settings: Settings, plan: ReplicaPlan) -> None:
+        worker = f"{plan.service}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._plan = plan
+        self._metrics = StageMetrics(plan.service)
+        self._storage = open_store(settings)
+        self._workspaces = Workspaces(settings.workspace_path, worker)
+        self._engines = EngineRoom(
+            [model for model in MODELS if model.service == plan.service],
+            models_dir=settings.models_dir,
+            device=plan.device,
+            threads=plan.threads,
+            pinned_engine=plan.engine,
+            on_load_s=self._metrics.observe,
+        )
+        self._pool = ThreadPoolExecutor(plan.slots, thread_name_prefix=f"{plan.service}-worker")
+        terms = LeaseTerms(plan.service, worker, plan.slots)
+        self._lease_loop = LeaseLoop(terms, lambda: RegistryClient(settings), self)
+        self._lease_loop.start()
+
+    async def check_health(self) -> None:
+        """Raise when the lease loop has died or hangs; Serve then replaces this replica."""
+        self._lease_loop.check()
+
+    async def call(
+        self, name: str, inputs: dict[str, Any], files: Mapping[str, bytes] | None = None
+    ) -> dict[str, Any]:
+        """Run one short task now, without a record: for Python handles that would rather wait than poll.
+
+        `files` holds the content of file inputs by field name. Answers
+        `{"result": {…}, "files": {name: bytes}}`; nothing is stored. Raises what the engine raises.
+        """
+        return await asyncio.to_thread(
+            run_directly, self._engines, self._workspaces, name=name, inputs=inputs, files=files or {}
+        )
+
+    async def __del__(self) -> None:
+        """Drain: lease nothing more, finish and report what runs, leave no folder behind."""
+        lease_loop = getattr(self, "_lease_loop", None)
+        if lease_loop is None:
+            return
+        await asyncio.to_thread(lease_loop.drain)
+        self._pool.shutdown()
+        self._workspaces.close()
+
+    def prepare(self) -> None:
+        """Load the engines. A model that is not ready is logged; its tasks fail with the reason."""
+        for problem in self._engines.load_all():
+            logger.warning("not ready: %s", problem)
+
+    def begin(self, task: Task) -> tuple[RunningAttempt, asyncio.Future[Outcome]]:
+        """Start an attempt on a worker thread; called on the lease loop's event loop."""
+        attempt = RunningAttempt(
+            task,
+            self._workspaces.path(f"{task.id}-{task.fence}"),
+            self._storage,
+            device=self._plan.device,
+            threads=self._plan.threads,
+            on_stage_s=self._metrics.observe,
+        )
+        return attempt, asyncio.get_running_loop().run_in_executor(self._pool, self._run, attempt)
+
+    def _run(self, attempt: RunningAttempt) -> Outcome:
+        with self._workspaces.removed_after(attempt.workspace):
+            return attempt.run(self._engines)
