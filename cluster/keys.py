@@ -4,6 +4,7 @@ files/{tenant}/{path}              what a caller uploaded under a path of their 
 tasks/{id}/input/{name}            a file uploaded together with a task
 tasks/{id}/{attempt}/{name}        what an attempt published
 tasks/{id}/partial/{name}          committed parts of unfinished work
+tasks/{id}/derived/{name}          made from the others on demand: previews, joined partial results
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ def artifact_key(task_id: str, attempt: int, name: str) -> str:
 
 def partial_prefix(task_id: str) -> str:
     return f"{task_prefix(task_id)}partial/"
+
+
+def derived_key(task_id: str, name: str) -> str:
+    return f"{task_prefix(task_id)}derived/{clean_name(name)}"
