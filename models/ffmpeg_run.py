@@ -16,6 +16,7 @@ from models.engine import (
     InvalidInput,
     PermanentFailure,
     RunContext,
+    TransientFailure,
 )
 from models.media import MediaInfo, ffmpeg_path, probe
 
@@ -54,7 +55,7 @@ def run_ffmpeg(
 ) -> Progress:
     """Run ffmpeg to its end and tell how much it wrote.
 
-    Raises InvalidInput naming `field` where the file cannot be decoded, PermanentFailure otherwise.
+    Raises InvalidInput naming `field` where the file cannot be decoded, else what `explain` finds.
     """
     lines = _ProgressLines(on_progress)
     options = ("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "error")
@@ -85,6 +86,8 @@ def explain(stderr: str, field: str) -> EngineError:
     bad = _first_line_with(lines, _BAD_INPUT_TEXTS)
     if bad is not None:
         return InvalidInput(f"{field} cannot be decoded: {bad}", field=field)
+    if lines and lines[-1].endswith("exited with -9"):
+        return TransientFailure("ffmpeg was killed from outside; the worker may be out of memory")
     return PermanentFailure(f"ffmpeg failed: {lines[0] if lines else 'it printed no reason'}")
 
 
