@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from cluster import keys
 from deployments.engines import EngineRoom
 from deployments.results import replaced_paths
@@ -31,9 +33,8 @@ class DirectContext(RunContext):
             folder.mkdir(parents=True)
         self._deadline_s = time.monotonic() + timeout_s
 
-    def report(  # noqa: ARG002 - nobody watches a direct call
-        self, done: float, total: float | None = None, *, stage: str = "", unit: str = ""
-    ) -> None:
+    @override
+    def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
         self.check()
 
     def check(self) -> None:

@@ -1,0 +1,95 @@
+"""The ingress deployment: the HTTP edge on Serve, and the methods that Python handles call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from api.app import create_app
+from api.context import ApiContext
+from api.edge import Edge
+from api.results import url_maker
+from api.submission import Draft
+from api.views.tasks import result_view, status_view, submission_view
+from cluster.actors import RegistryClient
+from cluster.follower import TaskFollower
+from cluster.settings import Settings
+from cluster.storage import open_store
+from cluster.task import Task
+from deployments.system import RaySystemProbe
+from models.catalog import CATALOG
+
+HANDLE_DIALECT = "tasks"
+HANDLE_TENANT = "local"
+
+
+@serve.ingress()
+class Ingress:
+    """Every replica serves all dialects; `serve.get_app_handle("mediaray")` reaches its methods.
+
+    Those answer as the `tasks` dialect does over HTTP, and raise the same refusals as exceptions.
+    """
+
+    def __init__(self, settings: Settings, services: Mapping[str, DeploymentHandle]) -> None:
+        self._settings = settings
+        self._services = services
+        self._registry = TaskFollower(RegistryClient(settings))
+        context = ApiContext(
+            settings=settings,
+            registry=self._registry,
+            storage=open_store(settings),
+            catalog=CATALOG,
+            system=RaySystemProbe(),
+            now=time.time,
+        )
+        self._app = create_app(context)
+        self._edge: Edge = self._app.state.edge
+        self._url_of = url_maker(context.storage, settings, settings.public_url or _local_url(settings))
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        self._registry.start()
+        return self._app
+
+    async def submit(
+        self, task_name: str, inputs: dict[str, Any], task_id: str | None = None, priority: int = 0
+    ) -> dict[str, Any]:
+        """Record a task; durable when this returns."""
+        draft = Draft(
+            name=task_name,
+            inputs=inputs,
+            tenant=HANDLE_TENANT,
+            dialect=HANDLE_DIALECT,
+            task_id=task_id,
+            priority=priority,
+        )
+        return submission_view(await self._edge.submitter.submit(draft), self._url_of)
+
+    async def status(self, task_id: str) -> dict[str, Any]:
+        """How the task stands, with its result once it has one. Raises TaskNotFound."""
+        return status_view(await self._registry.get(task_id), self._url_of)
+
+    async def result(self, task_id: str) -> dict[str, Any]:
+        """The whole record. Raises TaskNotFound."""
+        return result_view(await self._registry.get(task_id), self._url_of)
+
+    async def cancel(self, task_id: str) -> dict[str, Any]:
+        """Cancel a queued or running task. Raises TaskNotFound, IllegalStep when it has ended."""
+        task: Task = await self._registry.cancel(task_id)
+        return status_view(task, self._url_of)
+
+    async def call(
+        self, name: str, inputs: dict[str, Any], files: Mapping[str, bytes] | None = None
+    ) -> dict[str, Any]:
+        """Run one short task now, without a record, on a replica of its service (see ModelReplica.call)."""
+        service = self._edge.submitter.model(name).service
+        answer: dict[str, Any] = await self._services[service].call.remote(name, inputs, files)
+        return answer
+
+
+def _local_url(settings: Settings) -> str:
+    return f"http://{settings.http_host}:{settings.http_port}"

