@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +34,7 @@ class Registry(Protocol):
     async def annotate(self, task_id: str, facts: dict[str, object]) -> Task:
         """Merge `facts` into the task's facts. Raises TaskNotFound."""
 
-    async def events(self, task_id: str) -> list[TaskEvent]: ...
+    async def events(self, task_id: str) -> Sequence[TaskEvent]: ...
 
     async def depths(self) -> dict[str, Depth]: ...
 

@@ -1,0 +1,72 @@
+"""The HTTP application as an explicit list of parts, wired once: routers, middleware, error answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import middleware
+from api.callers import parse_keys
+from api.context import ApiContext
+from api.dialects import FLASHVSR, TASKS, Dialect
+from api.edge import build_edge
+from api.errors import HANDLED, answer_error
+from api.routes import files, flashvsr, root, system, tasks
+
+TITLE = "mediaray"
+DESCRIPTION = (
+    "Generative-media models behind one durable task API. Every dialect is served under its own prefix and,"
+    " together with the others, on the root."
+)
+
+SERVED: tuple[tuple[Dialect, tuple[APIRouter, ...], bool], ...] = (
+    (TASKS, (tasks.router, files.router), True),
+    (FLASHVSR, (flashvsr.router,), False),
+)
+"""Each dialect with its routers, and whether the schema documents its root form (else its prefix)."""
+
+
+def create_app(context: ApiContext) -> FastAPI:
+    """The application over `context`; it opens and closes nothing itself."""
+    app = FastAPI(
+        title=TITLE, description=DESCRIPTION, version="0.1.0", redoc_url=None, redirect_slashes=False
+    )
+    app.state.edge = build_edge(context)
+    _add_routers(app)
+    for kind in HANDLED:
+        app.add_exception_handler(kind, _handler(context.now))
+    _add_middleware(app, context)
+    return app
+
+
+def _add_routers(app: FastAPI) -> None:
+    app.include_router(root.router)
+    app.include_router(system.router)
+    for dialect, routers, is_root_documented in SERVED:
+        for router in routers:
+            app.include_router(router, include_in_schema=is_root_documented)
+            app.include_router(router, prefix=dialect.prefix, include_in_schema=not is_root_documented)
+
+
+def _add_middleware(app: FastAPI, context: ApiContext) -> None:
+    settings = context.settings
+    # The last one added is the outermost.
+    app.add_middleware(
+        middleware.BodyLimit,
+        max_json_bytes=settings.max_json_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        now=context.now,
+    )
+    app.add_middleware(middleware.KeyGate, keys=parse_keys(settings.api_keys), now=context.now)
+    app.add_middleware(middleware.SlashForms)
+    app.add_middleware(middleware.Edge, now=context.now)
+
+
+def _handler(now: Callable[[], float]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer_error(error, request.url.path, now())
+
+    return handle

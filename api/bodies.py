@@ -1,0 +1,47 @@
+"""JSON bodies and query strings: parsed strictly, refused as FastAPI would refuse them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from api.errors import Unprocessable, error_list
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _no_json(reason: str) -> Unprocessable:
+    return Unprocessable([{"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {reason}"}])
+
+
+async def read_json(request: Request) -> Any:
+    """The JSON body; 422 for what is not JSON: bad UTF-8, NaN, nesting over 200 levels.
+
+    In memory: `BodyLimit` has bounded it.
+    """
+    body = await request.body()
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise _no_json(str(error)) from error
+
+
+async def read_optional_json(request: Request) -> Any:
+    """As `read_json`; {} when there is no body."""
+    return await read_json(request) if await request.body() else {}
+
+
+def parse(model: type[Model], value: Any, where: str = "body") -> Model:
+    """`value` as a `model`; raises Unprocessable with FastAPI's list."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Unprocessable(error_list(error.errors(include_context=False), where)) from error
+
+
+def parse_query(model: type[Model], request: Request) -> Model:
+    """The query string as a `model`; a name given twice counts once, the last."""
+    return parse(model, dict(request.query_params), "query")

@@ -1,0 +1,57 @@
+"""What the routes of one application share, built once from the context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from api.answers import base_url
+from api.callers import caller
+from api.context import ApiContext
+from api.readiness import Readiness
+from api.results import UrlOf, url_maker
+from api.submission import Submitter
+from cluster import keys
+from cluster.download_urls import DownloadSigner
+from cluster.errors import TaskNotFound
+from cluster.local_storage import LocalArtifactStore
+from cluster.task import Task
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`signer` verifies download tokens; None where the store's own URLs carry the permission (S3)."""
+
+    context: ApiContext
+    readiness: Readiness
+    submitter: Submitter
+    signer: DownloadSigner | None
+
+    def url_of(self, request: Request) -> UrlOf:
+        settings = self.context.settings
+        return url_maker(self.context.storage, settings, base_url(request, settings.public_url))
+
+
+def build_edge(context: ApiContext) -> Edge:
+    readiness = Readiness(context.system, context.settings.models_dir, context.now)
+    storage = context.storage
+    signer = storage.signer if isinstance(storage, LocalArtifactStore) else None
+    return Edge(context, readiness, Submitter(context, readiness), signer)
+
+
+def edge_of(request: Request) -> Edge:
+    """The edge of the application that serves `request`."""
+    edge: Edge = request.app.state.edge
+    return edge
+
+
+async def own_task(request: Request, task_id: str, dialect: str | None = None) -> Task:
+    """The caller's task, of `dialect` where that is given; raises TaskNotFound for every other."""
+    tenant = caller(request).tenant
+    if not keys.is_task_id(task_id):
+        raise TaskNotFound(task_id)
+    task = await edge_of(request).context.registry.get(task_id)
+    if task.tenant != tenant or dialect not in {None, task.dialect}:
+        raise TaskNotFound(task_id)
+    return task

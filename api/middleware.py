@@ -1,0 +1,187 @@
+"""What every request passes before and after its route: pure ASGI, in the order of `app.create_app`.
+
+Edge        request id, the last except, the log line of a defect
+SlashForms  `/path/` and `/path` are one route; nothing is ever redirected
+KeyGate     API keys, where keys are set
+BodyLimit   bodies are refused by Content-Length before reading, and while they stream
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.callers import presents_key
+from api.dialects import PREFIXES, Problem, dialect_at, is_below
+from api.errors import BodyTooLarge, Unauthorized, answer_error, answer_problem
+
+logger = logging.getLogger("mediaray.http")
+
+REQUEST_ID: ContextVar[str] = ContextVar("mediaray_request_id", default="-")
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_FORM_SLACK_BYTES = 1024**2  # what a multipart body may hold beside its file
+
+
+class RequestIdFilter(logging.Filter):
+    """Adds `request_id` to log records, for formats that show it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = REQUEST_ID.get()
+        return True
+
+
+class Edge:
+    """Names each request, and turns what nobody expected into a 500 that tells nothing but that name."""
+
+    def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
+        self._app = app
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        REQUEST_ID.set(request_id)
+        started = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception:  # the HTTP edge: a defect must answer, and must be told in the log
+            logger.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
+            if started:
+                raise  # the server must cut the connection, so that the client sees a broken body
+            await self._answer_defect(request_id, scope, receive, send_named)
+
+    async def _answer_defect(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+        text = f"internal error; the server's log has the cause under request id {request_id}"
+        problem = Problem(500, "INTERNAL_ERROR", text, {"request_id": request_id}, self._now())
+        dialect, _ = dialect_at(scope["path"])
+        await answer_problem(problem, dialect)(scope, receive, send)
+
+
+class SlashForms:
+    """Takes one trailing slash off the path; `slash_form` tells the few routes that care."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            ends_with_slash = len(path) > 1 and path.endswith("/")
+            scope["mediaray.slash"] = ends_with_slash
+            if ends_with_slash:
+                path = path[:-1]
+            scope["path"] = f"{path}/" if path in PREFIXES else path
+        await self._app(scope, receive, send)
+
+
+def slash_form(scope: Scope) -> bool:
+    """Whether the caller wrote the path with a slash at its end."""
+    return bool(scope.get("mediaray.slash"))
+
+
+_OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/tasks/health"})
+_TOKEN_PATH = "/v1/files/download"  # noqa: S105 - a path
+
+
+class KeyGate:
+    """Lets pass who shows a key. Health is open; downloads judge their own signed token."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[bytes, ...], now: Callable[[], float]) -> None:
+        self._app = app
+        self._keys = keys
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys and not presents_key(Headers(scope=scope), self._keys):
+            _, path = dialect_at(scope["path"])
+            if not (path in _OPEN_PATHS or _has_token(scope, path)):
+                error = Unauthorized(
+                    "a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+                )
+                await answer_error(error, scope["path"], self._now())(scope, receive, send)
+                return
+            scope["mediaray.anonymous"] = True
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Bounds what a body may hold: `max_upload_bytes` where files go up, `max_json_bytes` elsewhere."""
+
+    def __init__(
+        self, app: ASGIApp, max_json_bytes: int, max_upload_bytes: int, now: Callable[[], float]
+    ) -> None:
+        self._app = app
+        self._max_json_bytes = max_json_bytes
+        self._max_upload_bytes = max_upload_bytes
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD"}:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        limit_bytes, error = self._limit(scope, headers)
+        announced = headers.get("content-length", "")
+        if announced.isdecimal() and _exceeds(announced, limit_bytes):
+            await answer_error(error, scope["path"], self._now())(scope, receive, send)
+            return
+        await self._app(scope, _bounded(receive, limit_bytes, error), send)
+
+    def _limit(self, scope: Scope, headers: Headers) -> tuple[int, BodyTooLarge]:
+        """The bound of this request's body, and how its dialect says that it is passed."""
+        dialect, path = dialect_at(scope["path"])
+        is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        takes_files = any(
+            scope["method"] == method and is_below(path, head) for method, head in dialect.uploads
+        )
+        if takes_files and (is_form or scope["method"] == "PUT"):
+            slack_bytes = _FORM_SLACK_BYTES if is_form else 0
+            text = dialect.too_large_text(self._max_upload_bytes)
+            return self._max_upload_bytes + slack_bytes, BodyTooLarge(text)
+        text = f"the request body is too large: at most {self._max_json_bytes} bytes; upload files instead"
+        return self._max_json_bytes, BodyTooLarge(text)
+
+
+def _exceeds(announced: str, limit_bytes: int) -> bool:
+    return len(announced) > 18 or int(announced) > limit_bytes
+
+
+def _bounded(receive: Receive, limit_bytes: int, error: BodyTooLarge) -> Receive:
+    """`receive` that raises `error` once more than `limit_bytes` of body came."""
+    received_bytes = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received_bytes
+        message = await receive()
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > limit_bytes:
+            raise error
+        return message
+
+    return receive_bounded
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    text = given.decode("latin-1")
+    return text if _SANE_ID.fullmatch(text) else uuid.uuid4().hex
+
+
+def _has_token(scope: Scope, path: str) -> bool:
+    return is_below(path, _TOKEN_PATH) and b"token=" in scope["query_string"]

@@ -1,0 +1,59 @@
+"""How results and files of a task are shown: stored keys become URLs when they are read.
+
+Signed URLs expire, so none is ever stored: an engine's `DownloadUrl` lies in the record as
+`{"$download": key}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.settings import Settings
+from cluster.storage import ArtifactStore
+from cluster.task import Artifact, Task
+
+DOWNLOAD = "$download"
+
+UrlOf = Callable[[str], str]
+"""A storage key's download URL."""
+
+
+def url_maker(storage: ArtifactStore, settings: Settings, base_url: str) -> UrlOf:
+    def url_of(key: str) -> str:
+        return storage.download_url(key, base_url=base_url, expires_s=settings.download_url_ttl_s)
+
+    return url_of
+
+
+def with_urls(value: Any, url_of: UrlOf) -> Any:
+    """`value` with each `{"$download": key}`, at any depth, replaced by a URL."""
+    if isinstance(value, dict):
+        if value.keys() == {DOWNLOAD}:
+            return url_of(value[DOWNLOAD])
+        return {name: with_urls(item, url_of) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_urls(item, url_of) for item in value]
+    return value
+
+
+def file_kind(media_type: str) -> str:
+    """image, video, audio or other."""
+    kind = media_type.partition("/")[0]
+    return kind if kind in {"image", "video", "audio"} else "other"
+
+
+def file_list(task: Task, url_of: UrlOf) -> list[dict[str, Any]]:
+    return [_file(artifact, url_of(artifact.key)) for artifact in task.artifacts]
+
+
+def _file(artifact: Artifact, url: str) -> dict[str, Any]:
+    return {
+        "file_path": artifact.key,
+        "download_url": url,
+        "size": artifact.size_bytes,
+        "content_type": artifact.media_type,
+        "name": artifact.name,
+        "url": url,
+        "type": file_kind(artifact.media_type),
+    }

@@ -1,0 +1,215 @@
+"""The one path from what a caller asked to a recorded task, for every dialect and for Python handles.
+
+Refuses here what can be refused, so that no task fails later for a typo. Writes nothing itself but the
+record: a refused request leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from api.context import ApiContext
+from api.errors import BadRequest, error_list
+from api.input_files import InputFiles
+from api.readiness import Readiness
+from cluster import keys
+from cluster.errors import TaskConflict, TaskNotFound
+from cluster.task import Json, NewTask, Submission, fingerprint_of
+from models.engine import InputFile, InvalidInput, ModelSpec, file_fields
+from models.media import MediaInfo
+
+MAX_KEY_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A task as a dialect understood it. `files` are inputs the server itself has stored, by field."""
+
+    name: str
+    inputs: Json
+    tenant: str
+    dialect: str
+    task_id: str | None = None
+    idempotency_key: str | None = None
+    dedupe_key: str | None = None
+    priority: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
+    shows_probe: bool = False
+    is_fresh_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Inputs that passed: where each file lies, and what it contains."""
+
+    files: dict[str, str]
+    probes: dict[str, MediaInfo]
+
+
+class Submitter:
+    """Checks drafts against the catalogue and hands them to the registry."""
+
+    def __init__(self, context: ApiContext, readiness: Readiness) -> None:
+        self._registry = context.registry
+        self._catalog = context.catalog
+        self._readiness = readiness
+        settings = context.settings
+        self._input_files = InputFiles(
+            context.registry, context.storage, settings.bucket, settings.max_pixels
+        )
+        self._file_fields = {name: file_fields(model.inputs) for name, model in self._catalog.items()}
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of a task name; raises BadRequest naming the supported ones."""
+        model = self._catalog.get(name)
+        if model is None:
+            supported = ", ".join(sorted(self._listed()))
+            text = f"不支持的任务: {name[:200]}。支持的任务: {supported}"
+            raise BadRequest(text, details={"supported_tasks": sorted(self._listed())})
+        return model
+
+    async def submit(self, draft: Draft) -> Submission:
+        """Record the draft as a task, or find the one it already made.
+
+        Raises Refused, InvalidInput, ModelNotReady, TaskConflict, DuplicateTask, QueueFull and
+        RegistryUnavailable.
+        """
+        model = self.model(draft.name)
+        inputs = validated(model.inputs, draft.inputs)
+        marks = self._file_fields[draft.name]
+        if not marks:
+            checked = Checked({}, {})
+            _judge(model, inputs, checked)
+        else:
+            existing = await self._existing(draft)
+            if existing is not None:
+                return existing
+            checked = await self._check_files(model, inputs, draft)
+        await self._readiness.engine(model)
+        return await self._registry.submit(_new_task(model, draft, checked))
+
+    def _listed(self) -> list[str]:
+        return [name for name, model in self._catalog.items() if model.is_listed]
+
+    async def _existing(self, draft: Draft) -> Submission | None:
+        """The task a caller-chosen id already names: its files may be gone, and need not be there."""
+        if draft.task_id is None or draft.is_fresh_id:
+            return None
+        try:
+            task = await self._registry.get(draft.task_id)
+        except TaskNotFound:
+            return None
+        if task.tenant != draft.tenant or task.fingerprint != fingerprint_of(draft.name, draft.inputs):
+            raise TaskConflict(draft.task_id)
+        return Submission(task, created=False)
+
+    async def _check_files(self, model: ModelSpec, inputs: BaseModel, draft: Draft) -> Checked:
+        checked = Checked({}, {})
+        for name, mark in self._file_fields[draft.name].items():
+            value = getattr(inputs, name)
+            if value is not None:
+                await self._check_file(name, mark, value, draft, checked)
+        _judge(model, inputs, checked)
+        return checked
+
+    async def _check_file(
+        self, name: str, mark: InputFile, value: str, draft: Draft, checked: Checked
+    ) -> None:
+        key = draft.files.get(name) or await self._input_files.key_of(name, value, draft.tenant)
+        info = await self._input_files.probe(name, key, mark, value)
+        checked.files[name] = key
+        if info is not None:
+            checked.probes[name] = info
+
+
+def validated(model: type[BaseModel], inputs: Any) -> BaseModel:
+    """`inputs` as `model`; raises BadRequest with the first problem in words and all in `details`."""
+    try:
+        return model.model_validate(inputs)
+    except ValidationError as error:
+        problems = error_list(error.errors(include_context=False))
+        raise BadRequest(_problem_text(problems), details=problems) from error
+
+
+def idempotency_key(text: str | None, tenant: str) -> str | None:
+    """The key of an Idempotency-Key header, apart for each tenant; raises BadRequest."""
+    if text is None:
+        return None
+    if not 0 < len(text) <= MAX_KEY_CHARS or not text.isprintable():
+        raise BadRequest(f"Idempotency-Key must be 1 to {MAX_KEY_CHARS} printable characters")
+    return f"{tenant}:{text}"
+
+
+def _problem_text(problems: list[dict[str, Any]]) -> str:
+    missing = [problem for problem in problems if problem["type"] == "missing"]
+    if missing:
+        return f"缺少必需参数: {_where(missing[0])}"
+    return "; ".join(f"参数无效: {_where(problem)}: {problem['msg']}" for problem in problems[:5])
+
+
+def _where(problem: dict[str, Any]) -> str:
+    return ".".join(str(part) for part in problem["loc"])[:200] or "input_data"
+
+
+def _judge(model: ModelSpec, inputs: BaseModel, checked: Checked) -> None:
+    if model.check is None:
+        return
+    try:
+        model.check(inputs, checked.probes)
+    except InvalidInput as error:
+        text = str(error) if error.field is None or error.field in str(error) else f"{error.field}: {error}"
+        raise BadRequest(text, details={"field": error.field}) from error
+
+
+def _new_task(model: ModelSpec, draft: Draft, checked: Checked) -> NewTask:
+    has_fresh_id = draft.task_id is None or draft.is_fresh_id
+    probes = {name: probe_facts(info) for name, info in checked.probes.items()}
+    return NewTask(
+        id=draft.task_id or str(uuid.uuid4()),
+        name=model.name,
+        service=model.service,
+        inputs=draft.inputs,
+        files=checked.files,
+        facts={**draft.facts, "probes": probes} if draft.shows_probe else draft.facts,
+        tenant=draft.tenant,
+        dialect=draft.dialect,
+        priority=draft.priority,
+        max_attempts=model.max_attempts,
+        run_timeout_s=model.run_timeout_s,
+        idempotency_key=draft.idempotency_key,
+        dedupe_key=draft.dedupe_key,
+        is_fresh_id=has_fresh_id,
+    )
+
+
+def probe_facts(info: MediaInfo) -> Json:
+    """A probe as JSON, for dialects that show it again."""
+    video = info.video
+    facts: Json = {
+        "duration_s": info.duration_s,
+        "bit_rate": info.bit_rate,
+        "has_audio": info.audio is not None,
+    }
+    if video is not None:
+        facts |= {
+            "width_px": video.width_px,
+            "height_px": video.height_px,
+            "num_frames": video.num_frames,
+            "fps": float(video.fps),
+            "avg_frame_rate": f"{video.fps.numerator}/{video.fps.denominator}",
+        }
+    return facts
+
+
+def check_task_id(task_id: str, reserved: frozenset[str] = frozenset()) -> str:
+    """A task id chosen by a client; raises BadRequest."""
+    if not keys.is_task_id(task_id) or task_id in reserved:
+        text = "无效的task_id: 1-128 characters of A-Z a-z 0-9 . _ -, not '.' or '..', and no reserved word"
+        raise BadRequest(text, details={"field": "task_id", "reserved": sorted(reserved)})
+    return task_id
