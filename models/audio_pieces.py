@@ -96,7 +96,14 @@ def _encode(context: RunContext, batch: Sequence[Piece], audio_format: AudioForm
         arguments += ["-f", "wav", "-i", f"file:{raw.absolute()}"]
     for index, piece in enumerate(batch):
         encoding = ENCODINGS[audio_format].arguments
-        arguments += ["-map", f"{index}:a", *encoding, f"file:{piece.path.absolute()}"]
+        arguments += [
+            "-map",
+            f"{index}:a",
+            "-threads",
+            str(context.threads),
+            *encoding,
+            f"file:{piece.path.absolute()}",
+        ]
     run_ffmpeg(context, arguments, field="audio_path")
     for raw in raws:
         raw.unlink()

@@ -56,7 +56,9 @@ def make(target: Path, *arguments: str) -> Path:
 
 def make_video(target: Path, *, seconds: float, fps: int = 10, size: str = "128x96", gop: int = 40) -> Path:
     source = f"testsrc2=s={size}:r={fps}:d={seconds}"
-    return make(target, "-f", "lavfi", "-i", source, "-g", str(gop), "-pix_fmt", "yuv420p")
+    return make(
+        target, "-f", "lavfi", "-i", source, "-g", str(gop), "-pix_fmt", "yuv420p", "-preset", "ultrafast"
+    )
 
 
 def make_long_video(target: Path) -> Path:

@@ -105,7 +105,7 @@ class SegmentEngine(Engine):
         plan = plan_cuts(cues, pcm.num_samples, pcm.rate_hz, limits, with_silence=inputs.include_silence)
         _check_plan(plan, pcm)
         folder = context.output_dir / "audio_segments"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         segments = _segments(plan, folder, inputs)
         write_pieces(context, pcm, [segment.piece for segment in segments], inputs.output_format)
         info_path = _write_info(context.output_dir / "split_info.json", plan, segments, inputs)
