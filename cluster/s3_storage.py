@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 _CONFIG = Config(
     s3={"addressing_style": "path"},
     signature_version="s3v4",
-    retries={"mode": "standard", "max_attempts": 5},
+    retries={"mode": "standard"},
     connect_timeout=5,
     max_pool_connections=2 * _STAT_THREADS,
 )
