@@ -169,7 +169,7 @@ class RegistryClient:
         task: Task = await self._call("get", task_id)
         return task
 
-    async def counts(self, *, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
+    async def counts(self, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
         counts: dict[Status, int] = await self._call("counts", tenant, dialect)
         return counts
 

@@ -104,7 +104,7 @@ class TaskBook:
 
     def add(self, new: NewTask) -> Batch:
         """Record a new task and queue it."""
-        task = _first_state(new, self._now())
+        task = first_state(new, self._now())
         for key in (task.idempotency_key, task.dedupe_key):
             if key is not None:
                 self._keys[task.tenant, key] = task.id
@@ -271,7 +271,8 @@ class TaskBook:
                 return
 
 
-def _first_state(new: NewTask, now: float) -> Task:
+def first_state(new: NewTask, now: float) -> Task:
+    """The record of a task that has just been submitted."""
     return Task(
         id=new.id,
         name=new.name,

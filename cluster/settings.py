@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -87,11 +88,13 @@ class Settings(BaseSettings):
         return self.workspace_dir or self.data_path / "work"
 
 
-def private_ray_environment(run_dir: Path, stats_port: int, metrics_port: int, haproxy: str) -> None:
-    """Set what Ray reads when a private server starts: HAProxy ingress with its files and ports apart.
+def private_ray_environment(run_dir: Path, ports: Sequence[int], haproxy: str) -> None:
+    """Set what Ray reads when a private server starts: HAProxy with files and ports of its own.
 
-    `haproxy` is the program to run. Values that the operator has set stay.
+    `ports` are for HAProxy's statistics and metrics; `haproxy` is the program to run, "" for none.
+    Values that the operator has set stay.
     """
+    stats_port, metrics_port = ports
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -1,0 +1,406 @@
+"""What the registry promises, with a virtual clock, over a real SQLite database.
+
+Restarts are real: a second registry opens the same file, nothing else survives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.book import RegistryLimits
+from cluster.errors import (
+    DuplicateTask,
+    IllegalStep,
+    QueueFull,
+    RegistryUnavailable,
+    TaskConflict,
+    TaskNotFound,
+)
+from cluster.registry import TaskRegistry
+from cluster.store import TaskStore
+from cluster.task import (
+    Artifact,
+    Beat,
+    Failure,
+    FailureCode,
+    OutcomeKind,
+    Progress,
+    Status,
+    Task,
+    TaskQuery,
+    Verdict,
+)
+from tests.manual_clock import ManualClock
+from tests.tasks import lease_request, new_task, outcome
+
+LIMITS = RegistryLimits(lease_s=15, max_queued_tasks=5, retention_s=100, coalesce_s=0)
+TRANSIENT = Failure(FailureCode.INTERNAL_ERROR, "passing", is_transient=True)
+ARTIFACT = Artifact("out.txt", "tasks/x/1/out.txt", "text/plain", 3, "0" * 64)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def open_registry(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Callable[[], object]]:
+    opened: list[TaskRegistry] = []
+
+    async def open_one() -> TaskRegistry:
+        """A registry on the same database; the one before is gone, as after kill -9."""
+        for registry in opened:
+            await registry.close()
+        opened[:] = [TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), clock, LIMITS)]
+        await opened[0].open()
+        return opened[0]
+
+    yield open_one
+    for registry in opened:
+        await registry.close()
+
+
+@pytest.fixture
+async def registry(open_registry) -> TaskRegistry:
+    return await open_registry()
+
+
+async def leased(registry: TaskRegistry, **fields) -> Task:
+    tasks = await registry.lease(lease_request(**fields))
+    assert len(tasks) == 1
+    return tasks[0]
+
+
+async def test_a_task_runs_and_succeeds(registry: TaskRegistry, clock: ManualClock) -> None:
+    submitted = (await registry.submit(new_task(id="t"))).task
+    assert submitted.status is Status.QUEUED
+    clock.advance(1)
+    running = await leased(registry)
+    assert (running.status, running.fence, running.started_at) == (Status.RUNNING, 1, clock.now)
+    clock.advance(2)
+    assert await registry.finish([outcome(running, result={"a": 1}, artifacts=(ARTIFACT,))]) == [True]
+    done = await registry.get("t")
+    assert (done.status, done.result, done.artifacts, done.run_s) == ("succeeded", {"a": 1}, (ARTIFACT,), 2)
+    assert [event.event for event in await registry.events("t")] == ["create", "lease", "succeed"]
+
+
+async def test_every_state_survives_a_restart(open_registry, clock: ManualClock) -> None:
+    registry = await open_registry()
+    for name in ("queued", "running", "succeeded", "failed", "cancelled"):
+        await registry.submit(new_task(id=name, service=name))
+    for name in ("running", "succeeded", "failed"):
+        task = await leased(registry, service=name)
+        if name == "succeeded":
+            await registry.finish([outcome(task, result={"ok": True}, artifacts=(ARTIFACT,))])
+        if name == "failed":
+            failure = Failure(FailureCode.INVALID_PARAMS, "wrong")
+            await registry.finish([outcome(task, OutcomeKind.FAILED, failure=failure)])
+    await registry.cancel("cancelled")
+    before = {
+        name: await registry.get(name) for name in ("queued", "running", "succeeded", "failed", "cancelled")
+    }
+    first_epoch = registry.epoch
+
+    registry = await open_registry()
+
+    assert registry.epoch == first_epoch + 1
+    for name, task in before.items():
+        again = await registry.get(name)
+        assert again.status == name
+        assert (again.result, again.failure, again.artifacts, again.attempt) == (
+            task.result,
+            task.failure,
+            task.artifacts,
+            task.attempt,
+        )
+    assert (await leased(registry, service="queued")).id == "queued"
+    assert await registry.finish([outcome(before["running"])]) == [True]
+
+
+async def test_a_lapsed_lease_goes_to_the_next_replica_and_the_first_cannot_publish(
+    registry: TaskRegistry, clock: ManualClock
+) -> None:
+    await registry.submit(new_task(id="t"))
+    lost = await leased(registry, worker="stopped")
+    clock.advance(6)
+    await registry.tick()
+    second = await leased(registry, worker="w2")
+    assert second.fence == 2
+    assert await registry.beat("stopped", [Beat("t", lost.fence, Progress())]) == [Verdict.LOST]
+    assert await registry.finish([outcome(lost, result={"by": "stopped"})]) == [False]
+    assert await registry.finish([outcome(second, result={"by": "w2"})]) == [True]
+    assert await registry.finish([outcome(lost, result={"by": "stopped"})]) == [False]
+    assert (await registry.get("t")).result == {"by": "w2"}
+
+
+async def test_beats_keep_a_lease_and_carry_progress(registry: TaskRegistry, clock: ManualClock) -> None:
+    await registry.submit(new_task(id="t"))
+    task = await leased(registry)
+    for second in range(10):
+        clock.advance(14)
+        progress = Progress(done=second, total=10, unit="frames", stage="run")
+        assert await registry.beat("w1", [Beat("t", task.fence, progress)]) == [Verdict.OK]
+        await registry.tick()
+    shown = await registry.get("t")
+    assert (shown.status, shown.progress.fraction) == (Status.RUNNING, 0.9)
+
+
+async def test_attempts_run_out(registry: TaskRegistry, clock: ManualClock) -> None:
+    await registry.submit(new_task(id="t", max_attempts=2))
+    for _ in range(2):
+        await leased(registry)
+        clock.advance(20)
+        await registry.tick()
+        clock.advance(20)
+        await registry.tick()
+    task = await registry.get("t")
+    assert (task.status, task.attempts) == (Status.FAILED, 2)
+    assert task.failure is not None
+    assert "stopped answering" in task.failure.message
+
+
+async def test_a_transient_failure_waits_its_delay(registry: TaskRegistry, clock: ManualClock) -> None:
+    await registry.submit(new_task(id="t"))
+    await registry.finish([outcome(await leased(registry), OutcomeKind.FAILED, failure=TRANSIENT)])
+    assert await registry.lease(lease_request()) == []
+    assert (await registry.depths())["diagnostics"].waiting == 1
+    clock.advance(1.1)
+    await registry.tick()
+    assert (await leased(registry)).fence == 2
+
+
+async def test_a_handed_back_task_costs_no_attempt(registry: TaskRegistry) -> None:
+    await registry.submit(new_task(id="t", max_attempts=1))
+    for fence in (1, 2, 3):
+        task = await leased(registry)
+        assert task.fence == fence
+        assert await registry.finish([outcome(task, OutcomeKind.HANDED_BACK)]) == [True]
+    assert (await registry.get("t")).failed_attempts == 0
+
+
+async def test_cancel_of_a_queued_task_is_at_once(registry: TaskRegistry) -> None:
+    await registry.submit(new_task(id="t"))
+    assert (await registry.cancel("t")).status is Status.CANCELLED
+    assert await registry.lease(lease_request()) == []
+    with pytest.raises(IllegalStep):
+        await registry.cancel("t")
+
+
+@pytest.mark.parametrize("kind", list(OutcomeKind), ids=lambda kind: kind.value)
+async def test_a_cancelled_running_task_ends_cancelled_however_its_attempt_ends(
+    registry: TaskRegistry, kind: OutcomeKind
+) -> None:
+    await registry.submit(new_task(id="t"))
+    task = await leased(registry)
+    assert (await registry.cancel("t")).status is Status.RUNNING
+    assert await registry.beat("w1", [Beat("t", 1, Progress())]) == [Verdict.CANCEL]
+    await registry.finish([outcome(task, kind, result={"late": True}, failure=TRANSIENT)])
+    ended = await registry.get("t")
+    assert (ended.status, ended.result) == (Status.CANCELLED, None)
+
+
+async def test_a_cancelled_task_whose_replica_died_ends_cancelled(
+    registry: TaskRegistry, clock: ManualClock
+) -> None:
+    await registry.submit(new_task(id="t"))
+    await leased(registry)
+    await registry.cancel("t")
+    clock.advance(20)
+    await registry.tick()
+    assert (await registry.get("t")).status is Status.CANCELLED
+
+
+async def test_the_start_deadline(registry: TaskRegistry, clock: ManualClock) -> None:
+    await registry.submit(new_task(id="t", start_timeout_s=10))
+    clock.advance(9)
+    await registry.tick()
+    assert (await registry.get("t")).status is Status.QUEUED
+    clock.advance(1)
+    await registry.tick()
+    task = await registry.get("t")
+    assert task.failure is not None
+    assert (task.status, task.failure.code) == (Status.FAILED, "TIMEOUT")
+
+
+async def test_the_same_id_with_the_same_request_is_the_same_task(open_registry) -> None:
+    registry = await open_registry()
+    new = new_task(id="t")
+    assert (await registry.submit(new)).created
+    assert not (await registry.submit(new)).created
+    registry = await open_registry()
+    assert not (await registry.submit(new)).created
+    with pytest.raises(TaskConflict):
+        await registry.submit(new_task(id="t", inputs={"payload": 2}))
+    with pytest.raises(TaskConflict):
+        await registry.submit(new_task(id="t", tenant="other"))
+
+
+async def test_two_submits_of_one_id_at_the_same_time_make_one_task(registry: TaskRegistry) -> None:
+    new = new_task(id="t")
+    submissions = await asyncio.gather(*(registry.submit(new) for _ in range(8)))
+    assert sum(submission.created for submission in submissions) == 1
+
+
+async def test_an_idempotency_key_finds_its_task(open_registry) -> None:
+    registry = await open_registry()
+    first = (await registry.submit(new_task(idempotency_key="k"))).task
+    for _ in range(2):
+        again = await registry.submit(new_task(idempotency_key="k"))
+        assert (again.task.id, again.created) == (first.id, False)
+        registry = await open_registry()
+    with pytest.raises(TaskConflict):
+        await registry.submit(new_task(idempotency_key="k", inputs={"payload": 2}))
+
+
+async def test_a_twin_is_refused_while_active_or_done_but_not_after_a_failure(open_registry) -> None:
+    registry = await open_registry()
+    await registry.submit(new_task(dedupe_key="d"))
+    with pytest.raises(DuplicateTask):
+        await registry.submit(new_task(dedupe_key="d"))
+    failure = Failure(FailureCode.INTERNAL_ERROR, "no")
+    await registry.finish([outcome(await leased(registry), OutcomeKind.FAILED, failure=failure)])
+    await registry.submit(new_task(dedupe_key="d"))
+    await registry.finish([outcome(await leased(registry))])
+    with pytest.raises(DuplicateTask):
+        await registry.submit(new_task(dedupe_key="d"))
+    registry = await open_registry()
+    with pytest.raises(DuplicateTask):
+        await registry.submit(new_task(dedupe_key="d"))
+
+
+async def test_a_deleted_twin_does_not_block(registry: TaskRegistry) -> None:
+    first = (await registry.submit(new_task(dedupe_key="d"))).task
+    await registry.delete(first.id)
+    assert (await registry.submit(new_task(dedupe_key="d"))).created
+
+
+async def test_the_queue_bound_counts_waiting_tasks_of_one_service(registry: TaskRegistry) -> None:
+    for _ in range(LIMITS.max_queued_tasks):
+        await registry.submit(new_task())
+    with pytest.raises(QueueFull) as refused:
+        await registry.submit(new_task(id="one-too-many"))
+    assert refused.value.retry_after_s > 0
+    with pytest.raises(TaskNotFound):
+        await registry.get("one-too-many")
+    await registry.submit(new_task(service="ffmpeg"))
+    await leased(registry)
+    await registry.submit(new_task())
+
+
+async def test_a_repeated_lease_call_gets_the_same_tasks(registry: TaskRegistry) -> None:
+    await registry.submit(new_task(id="t"))
+    request = lease_request()
+    assert [task.id for task in await registry.lease(request)] == ["t"]
+    assert [task.id for task in await registry.lease(request)] == ["t"]
+
+
+async def test_a_repeated_report_is_accepted_once_more_and_changes_nothing(registry: TaskRegistry) -> None:
+    await registry.submit(new_task(id="t"))
+    report = outcome(await leased(registry), result={"n": 1})
+    assert await registry.finish([report]) == [True]
+    assert await registry.finish([report]) == [True]
+    assert [event.event for event in await registry.events("t")].count("succeed") == 1
+
+
+async def test_a_waiting_lease_wakes_when_work_arrives(registry: TaskRegistry) -> None:
+    waiting = asyncio.create_task(registry.lease(lease_request(wait_s=60)))
+    await asyncio.sleep(0)
+    await registry.submit(new_task(id="t"))
+    assert [task.id for task in await waiting] == ["t"]
+
+
+async def test_each_of_several_waiting_replicas_gets_its_task(registry: TaskRegistry) -> None:
+    waiting = [asyncio.create_task(registry.lease(lease_request(f"w{n}", wait_s=60))) for n in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.gather(*(registry.submit(new_task()) for _ in range(3)))
+    assert [len(tasks) for tasks in await asyncio.gather(*waiting)] == [1, 1, 1]
+
+
+async def test_delete_hides_at_once_and_leaves_the_record_to_the_sweep(
+    registry: TaskRegistry, clock: ManualClock
+) -> None:
+    await registry.submit(new_task(id="t"))
+    task = await leased(registry)
+    await registry.delete("t")
+    with pytest.raises(TaskNotFound):
+        await registry.get("t")
+    assert await registry.removable() == []
+    assert await registry.beat("w1", [Beat("t", 1, Progress())]) == [Verdict.CANCEL]
+    await registry.finish([outcome(task, OutcomeKind.CANCELLED)])
+    assert await registry.removable() == ["t"]
+    await registry.forget(["t"])
+    assert await registry.removable() == []
+    assert await registry.events("t") == []
+
+
+async def test_records_are_kept_for_the_retention_time(registry: TaskRegistry, clock: ManualClock) -> None:
+    await registry.submit(new_task(id="t"))
+    await registry.finish([outcome(await leased(registry))])
+    clock.advance(LIMITS.retention_s - 1)
+    assert await registry.removable() == []
+    clock.advance(1)
+    assert await registry.removable() == ["t"]
+
+
+async def test_lists_filter_and_page(registry: TaskRegistry, clock: ManualClock) -> None:
+    for number in range(4):
+        await registry.submit(new_task(id=f"t{number}", dialect="flashvsr" if number % 2 else "tasks"))
+        clock.advance(1)
+    await registry.cancel("t0")
+    page = await registry.list(TaskQuery(limit=3))
+    assert ([task.id for task in page.tasks], page.total) == (["t3", "t2", "t1"], 4)
+    page = await registry.list(TaskQuery(newest_first=False, offset=1, limit=2))
+    assert [task.id for task in page.tasks] == ["t1", "t2"]
+    page = await registry.list(TaskQuery(dialect="tasks", statuses=(Status.QUEUED,)))
+    assert [task.id for task in page.tasks] == ["t2"]
+    counts = await registry.counts(dialect="tasks")
+    assert (counts[Status.QUEUED], counts[Status.CANCELLED]) == (1, 1)
+
+
+async def test_the_feed_tells_each_change_once(registry: TaskRegistry) -> None:
+    start = await registry.watch(-1, 0, 0)
+    assert start.is_reset
+    await registry.submit(new_task(id="t"))
+    feed = await registry.watch(registry.epoch, start.seq, 0)
+    assert [(task.id, task.status) for task in feed.tasks] == [("t", "queued")]
+    waiting = asyncio.create_task(registry.watch(registry.epoch, feed.seq, 60))
+    await asyncio.sleep(0)
+    await leased(registry)
+    assert [task.status for task in (await waiting).tasks] == ["running"]
+
+
+async def test_a_full_disk_refuses_and_recovers(registry: TaskRegistry) -> None:
+    """The database refuses one batch: its callers hear of it, nothing half-done stays."""
+    await registry.submit(new_task(id="before"))
+    store = registry._store
+    limit = _pages_in_use(store)
+    _set_max_pages(store, limit)
+    with pytest.raises(RegistryUnavailable):
+        await registry.submit(new_task(id="refused", inputs={"payload": "x" * 2**20}))
+    _set_max_pages(store, 2**30)
+    with pytest.raises(TaskNotFound):
+        await registry.get("refused")
+    assert (await registry.get("before")).status is Status.QUEUED
+    assert (await registry.submit(new_task(id="after"))).created
+    assert [task.id for task in await registry.lease(lease_request(slots=5))] == ["before", "after"]
+
+
+def _pages_in_use(store: TaskStore) -> int:
+    with store._engine.connect() as connection:
+        return connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+
+
+def _set_max_pages(store: TaskStore, pages: int) -> None:
+    """SQLite's own disk-full error, on every connection of the pool."""
+    import sqlalchemy as sa
+
+    store._engine.dispose()
+
+    def set_pages(connection, _record) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    sa.event.listen(store._engine, "connect", set_pages)
