@@ -22,11 +22,24 @@ DESCRIPTION = (
     " together with the others, on the root."
 )
 
-SERVED: tuple[tuple[Dialect, tuple[APIRouter, ...], bool], ...] = (
-    (TASKS, (tasks.router, files.router), True),
-    (FLASHVSR, (flashvsr.router,), False),
+ON_ROOT: tuple[tuple[APIRouter, bool], ...] = (
+    (tasks.router, True),
+    (files.router, True),
+    (system.router, True),
+    (root.router, True),
+    (flashvsr.router, False),
 )
-"""Each dialect with its routers, and whether the schema documents its root form (else its prefix)."""
+"""What the root serves, in the order of matching: the hot routes, the shared paths, then each dialect's own.
+
+The flag says whether the schema shows a route here; the others are shown under their prefix.
+"""
+
+BELOW_PREFIX: tuple[tuple[Dialect, APIRouter, bool], ...] = (
+    (TASKS, tasks.router, False),
+    (TASKS, files.router, False),
+    (FLASHVSR, flashvsr.router, True),
+)
+"""What each dialect serves alone and exactly, below its own prefix."""
 
 
 def create_app(context: ApiContext) -> FastAPI:
@@ -43,12 +56,10 @@ def create_app(context: ApiContext) -> FastAPI:
 
 
 def _add_routers(app: FastAPI) -> None:
-    app.include_router(root.router)
-    app.include_router(system.router)
-    for dialect, routers, is_root_documented in SERVED:
-        for router in routers:
-            app.include_router(router, include_in_schema=is_root_documented)
-            app.include_router(router, prefix=dialect.prefix, include_in_schema=not is_root_documented)
+    for router, is_shown in ON_ROOT:
+        app.include_router(router, include_in_schema=is_shown)
+    for dialect, router, is_shown in BELOW_PREFIX:
+        app.include_router(router, prefix=dialect.prefix, include_in_schema=is_shown)
 
 
 def _add_middleware(app: FastAPI, context: ApiContext) -> None:
@@ -62,7 +73,7 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
     )
     app.add_middleware(middleware.KeyGate, keys=parse_keys(settings.api_keys), now=context.now)
     app.add_middleware(middleware.SlashForms)
-    app.add_middleware(middleware.Edge, now=context.now)
+    app.add_middleware(middleware.Outermost, now=context.now)
 
 
 def _handler(now: Callable[[], float]) -> Callable[[Request, Exception], Awaitable[Response]]:

@@ -30,7 +30,7 @@ class Edge:
 
     def url_of(self, request: Request) -> UrlOf:
         settings = self.context.settings
-        return url_maker(self.context.storage, settings, base_url(request, settings.public_url))
+        return url_maker(self.context.storage, settings, lambda: base_url(request, settings.public_url))
 
 
 def build_edge(context: ApiContext) -> Edge:

@@ -10,7 +10,7 @@
     └── ServerFault        500 with a text the contract fixes
 
 Errors of the cluster and of the models have rows of their own; what has no row is a defect: it is
-logged with its traceback and answered as 500 without internals (`api.middleware.Edge`).
+logged with its traceback and answered as 500 without internals (`api.middleware.Outermost`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every request passes before and after its route: pure ASGI, in the order of `app.create_app`.
 
-Edge        request id, the last except, the log line of a defect
+Outermost   request id, the last except, the log line of a defect
 SlashForms  `/path/` and `/path` are one route; nothing is ever redirected
 KeyGate     API keys, where keys are set
 BodyLimit   bodies are refused by Content-Length before reading, and while they stream
@@ -13,18 +13,20 @@ import re
 import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers import presents_key
-from api.dialects import PREFIXES, Problem, dialect_at, is_below
+from api.dialects import GIB, PREFIXES, Problem, dialect_at, is_below
 from api.errors import BodyTooLarge, Unauthorized, answer_error, answer_problem
 
 logger = logging.getLogger("mediaray.http")
 
 REQUEST_ID: ContextVar[str] = ContextVar("mediaray_request_id", default="-")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+JSON_TOO_LARGE = "the request body is too large: at most {bytes} bytes; upload files instead"
 _FORM_SLACK_BYTES = 1024**2  # what a multipart body may hold beside its file
 
 
@@ -36,7 +38,7 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
-class Edge:
+class Outermost:
     """Names each request, and turns what nobody expected into a 500 that tells nothing but that name."""
 
     def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
@@ -120,6 +122,18 @@ class KeyGate:
         await self._app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """A bound, and how its dialect says that it is passed."""
+
+    max_bytes: int
+    shown_bytes: int
+    text: str
+
+    def error(self) -> BodyTooLarge:
+        return BodyTooLarge(self.text.format(bytes=self.shown_bytes, gib=self.shown_bytes / GIB))
+
+
 class BodyLimit:
     """Bounds what a body may hold: `max_upload_bytes` where files go up, `max_json_bytes` elsewhere."""
 
@@ -136,42 +150,40 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit_bytes, error = self._limit(scope, headers)
+        limit = self._limit(scope, headers)
         announced = headers.get("content-length", "")
-        if announced.isdecimal() and _exceeds(announced, limit_bytes):
-            await answer_error(error, scope["path"], self._now())(scope, receive, send)
+        if announced.isdecimal() and _exceeds(announced, limit.max_bytes):
+            await answer_error(limit.error(), scope["path"], self._now())(scope, receive, send)
             return
-        await self._app(scope, _bounded(receive, limit_bytes, error), send)
+        await self._app(scope, _bounded(receive, limit), send)
 
-    def _limit(self, scope: Scope, headers: Headers) -> tuple[int, BodyTooLarge]:
-        """The bound of this request's body, and how its dialect says that it is passed."""
+    def _limit(self, scope: Scope, headers: Headers) -> _Limit:
+        """The bound of this request's body."""
         dialect, path = dialect_at(scope["path"])
         is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        takes_files = any(
+        takes_files = (is_form or scope["method"] == "PUT") and any(
             scope["method"] == method and is_below(path, head) for method, head in dialect.uploads
         )
-        if takes_files and (is_form or scope["method"] == "PUT"):
-            slack_bytes = _FORM_SLACK_BYTES if is_form else 0
-            text = dialect.too_large_text(self._max_upload_bytes)
-            return self._max_upload_bytes + slack_bytes, BodyTooLarge(text)
-        text = f"the request body is too large: at most {self._max_json_bytes} bytes; upload files instead"
-        return self._max_json_bytes, BodyTooLarge(text)
+        if not takes_files:
+            return _Limit(self._max_json_bytes, self._max_json_bytes, JSON_TOO_LARGE)
+        slack_bytes = _FORM_SLACK_BYTES if is_form else 0
+        return _Limit(self._max_upload_bytes + slack_bytes, self._max_upload_bytes, dialect.too_large)
 
 
 def _exceeds(announced: str, limit_bytes: int) -> bool:
     return len(announced) > 18 or int(announced) > limit_bytes
 
 
-def _bounded(receive: Receive, limit_bytes: int, error: BodyTooLarge) -> Receive:
-    """`receive` that raises `error` once more than `limit_bytes` of body came."""
+def _bounded(receive: Receive, limit: _Limit) -> Receive:
+    """`receive` that raises BodyTooLarge once more body came than the limit allows."""
     received_bytes = 0
 
     async def receive_bounded() -> Message:
         nonlocal received_bytes
         message = await receive()
         received_bytes += len(message.get("body", b""))
-        if received_bytes > limit_bytes:
-            raise error
+        if received_bytes > limit.max_bytes:
+            raise limit.error()
         return message
 
     return receive_bounded

@@ -19,9 +19,10 @@ UrlOf = Callable[[str], str]
 """A storage key's download URL."""
 
 
-def url_maker(storage: ArtifactStore, settings: Settings, base_url: str) -> UrlOf:
+def url_maker(storage: ArtifactStore, settings: Settings, base_url: str | Callable[[], str]) -> UrlOf:
     def url_of(key: str) -> str:
-        return storage.download_url(key, base_url=base_url, expires_s=settings.download_url_ttl_s)
+        base = base_url if isinstance(base_url, str) else base_url()
+        return storage.download_url(key, base_url=base, expires_s=settings.download_url_ttl_s)
 
     return url_of
 
