@@ -24,12 +24,12 @@ NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 def failing(full_text: str, key: str | None = None) -> Iterator[None]:
     """Turn OSError into StorageFailure without paths; a full disk says `full_text`.
 
-    With `key`, a missing file is ArtifactNotFound instead.
+    With `key`, a missing file (or a circle of links) is ArtifactNotFound instead.
     """
     try:
         yield
     except OSError as error:
-        if key is not None and isinstance(error, NO_FILE):
+        if key is not None and (isinstance(error, NO_FILE) or error.errno == errno.ELOOP):
             raise ArtifactNotFound(key) from error
         if error.errno in _FULL:
             raise StorageFailure(full_text) from error

@@ -59,10 +59,14 @@ class FactsFolder:
     def put(self, key: str, facts: Facts) -> None:
         # Not synced: what a power failure tears is computed anew.
         aside = self._incoming / secrets.token_hex(16)
-        aside.write_text(json.dumps({"key": key, **asdict(facts)}), encoding="utf-8")
         target = self._path(key)
-        target.parent.mkdir(exist_ok=True)
-        aside.replace(target)
+        try:
+            aside.write_text(json.dumps({"key": key, **asdict(facts)}), encoding="utf-8")
+            target.parent.mkdir(exist_ok=True)
+            aside.replace(target)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
     def forget(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

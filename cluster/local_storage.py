@@ -10,6 +10,7 @@ the facts do not match the object and are computed anew; the object itself is wh
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import hashlib
 import os
@@ -166,20 +167,25 @@ class LocalArtifactStore:
         return path
 
     def _holds(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self._objects)
+        # Not Path.resolve, which raises for a circle of links.
+        return Path(os.path.realpath(path)).is_relative_to(self._objects)
 
     def _keys(self, prefix: str) -> Iterator[str]:
         """Keys below `prefix` in key order; linked folders are not entered."""
         folder = self._objects / prefix
-        try:
-            entries = list(os.scandir(folder)) if self._holds(folder) else []
-        except disk.NO_FILE:
-            return
+        entries = self._entries(folder) if self._holds(folder) else []
         for name in sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries):
             if name.endswith("/"):
                 yield from self._keys(prefix + name)
             elif (folder / name).is_file():
                 yield prefix + name
+
+    def _entries(self, folder: Path) -> builtins.list[os.DirEntry[str]]:
+        with self._failing():
+            try:
+                return [*os.scandir(folder)]
+            except disk.NO_FILE:
+                return []
 
     def _chunks(self, key: str, start: int, stop: int | None) -> Iterator[bytes]:
         with self.open(key) as file, self._failing():

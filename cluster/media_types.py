@@ -38,6 +38,8 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"fLaC", "audio/flac"),
     (0, b"ID3", "audio/mpeg"),
     (0, b"FLV\x01", "video/x-flv"),
+    (0, b"\x00\x00\x01\xba", "video/mpeg"),
+    (0, b"\x00\x00\x01\xb3", "video/mpeg"),
     (0, b"PK\x03\x04", "application/zip"),
     (0, b"PK\x05\x06", "application/zip"),
     (0, b"\x1f\x8b\x08", "application/gzip"),
@@ -121,7 +123,7 @@ def _signature(head: bytes) -> str | None:
 def _riff(head: bytes) -> str | None:
     if head[:4] not in _WAVE_CONTAINERS:
         return None
-    return _RIFF_FORMS.get(head[8:12])
+    return _RIFF_FORMS.get(head[8:12], UNKNOWN)
 
 
 def _iso_media(head: bytes) -> str | None:

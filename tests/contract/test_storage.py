@@ -630,7 +630,8 @@ def test_links_that_leave_the_folder_are_not_followed(
     objects.mkdir(parents=True)
     (objects / "folder").symlink_to(outside)
     (objects / "file").symlink_to(outside / "secret")
-    for key in ["files/local/folder/secret", "files/local/file"]:
+    (objects / "circle").symlink_to(objects / "circle")
+    for key in ["files/local/folder/secret", "files/local/file", "files/local/circle"]:
         for use in [local_store.stat, local_store.read, local_store.open]:
             with pytest.raises(ArtifactNotFound):
                 use(key)
