@@ -13,7 +13,7 @@ from typing import BinaryIO
 from cluster.errors import ArtifactNotFound, StorageFailure
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MOVE_TRIES = 20
+_MOVE_TRIES = 100
 
 
 WORKSPACE_FULL = "no space left for the workspace: free its disk or set MEDIARAY_WORKSPACE_DIR"
@@ -63,20 +63,24 @@ def make_folder(folder: Path) -> None:
 
 
 def move_durably(source: Path, target: Path) -> None:
-    """Rename within one file system, replacing `target`; durable when it returns.
+    """Rename within one file system, replacing `target` and making its folders; durable when it returns.
 
-    Repeats where a concurrent delete pruned the emptied parent folder in between.
+    Repeats where a concurrent delete pruned a folder that was empty for a moment. Raises
+    FileExistsError where a file is in the way of a folder.
     """
     for tries_left in reversed(range(_MOVE_TRIES)):
+        new_folders = [folder for folder in target.parents if not folder.exists()]
         try:
-            make_folder(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
-            sync_folder(target.parent)
-        except FileNotFoundError:
-            if not tries_left or not source.exists():
+            break
+        except (FileNotFoundError, FileExistsError):
+            was_pruned = source.exists() and not any(folder.is_file() for folder in target.parents)
+            if not tries_left or not was_pruned:
                 raise
-        else:
-            return
+    for folder in (target.parent, *(new.parent for new in new_folders)):
+        with contextlib.suppress(FileNotFoundError):  # deleted again already
+            sync_folder(folder)
 
 
 @contextlib.contextmanager

@@ -57,19 +57,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(settings: Settings, args: AppArgs) -> int:
     """Start everything, serve until SIGINT or SIGTERM, stop everything. Returns the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     refuse_taken_port(settings.http_host, settings.http_port)
     with _claimed_data_folder(settings), tempfile.TemporaryDirectory(prefix="mediaray-") as run_dir:
         _prepare_haproxy(Path(run_dir))
         with _private_ray():
+            stop = _told_to_stop()
             serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
             serve.run(build(args), name=APP_NAME, route_prefix="/")
             logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
             stop.wait()
             logger.info("stopping; tasks that run now start again with the next server")
     return 0
+
+
+def _told_to_stop() -> threading.Event:
+    """Set by SIGINT and SIGTERM; call after ray.init, which installs handlers of its own."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def down(settings: Settings) -> int:
@@ -189,12 +195,12 @@ def _prepare_haproxy(run_dir: Path) -> None:
         program = get_haproxy_binary()
     except (ImportError, FileNotFoundError):
         logger.warning("HAProxy is not installed: serving by Ray's Python proxy, about 10 times slower")
-        private_ray_environment(run_dir, *_free_ports(2), haproxy="")
+        private_ray_environment(run_dir, _free_ports(2), haproxy="")
         return
     script = shutil.copy(_WRAPPER, run_dir / "haproxy")
     text = Path(script).read_text().replace("$MEDIARAY_HAPROXY", program)
     Path(script).write_text(text)
-    private_ray_environment(run_dir, *_free_ports(2), haproxy=str(script))
+    private_ray_environment(run_dir, _free_ports(2), haproxy=str(script))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,0 +1,148 @@
+"""The demo: a private server, two tasks over HTTP, their files under demo-output/."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from mediaray import Client
+from mediaray.errors import ServerUnavailable
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "samples"
+OUTPUT = ROOT / "demo-output"
+READY_S = 120.0
+PREVIEW_HEIGHT_PX = 576
+
+console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One task of the demo."""
+
+    task: str
+    inputs: dict[str, Any]
+
+
+JOBS = (
+    Job("flashvsr.upscale_video", {"video_path": SAMPLES / "carphone_pristine.mp4", "scale": 4.0}),
+    Job("ffmpeg.extract_audio", {"video_path": SAMPLES / "bigbuckbunny.mp4", "audio_format": "wav"}),
+)
+
+
+def main() -> int:
+    OUTPUT.mkdir(exist_ok=True)
+    table = Table("task", "engine", "seconds", "file")
+    with server() as url, Client(url) as client:
+        for job in JOBS:
+            table.add_row(*run(client, job))
+    upscaled = next(OUTPUT.glob("carphone*.mp4"))
+    before_after(SAMPLES / "carphone_pristine.mp4", upscaled, OUTPUT / "before-after.png")
+    console.print(table)
+    console.print(f"before and after, side by side: {(OUTPUT / 'before-after.png').relative_to(ROOT)}")
+    return 0
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A server of our own with an empty data folder, on a free port, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="mediaray-demo-") as folder:
+        port = free_port()
+        log_path = Path(folder) / "server.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "deployments.server", "serve", "--port", str(port)],
+                env=os.environ | {"MEDIARAY_DATA_DIR": f"{folder}/data", "MEDIARAY_HTTP_HOST": "127.0.0.1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_ready(url, process, log_path)
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
+    deadline_s = time.monotonic() + READY_S
+    with console.status("starting a private server"), Client(url) as client:
+        while True:
+            try:
+                if client.is_ready():
+                    return
+            except ServerUnavailable:
+                pass
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                console.print(log_path.read_text(errors="replace")[-4000:])
+                raise SystemExit("the server did not start; its log is above")
+            time.sleep(0.2)
+
+
+def run(client: Client, job: Job) -> tuple[str, str, str, str]:
+    """Submit, watch, download; a row of the table."""
+    begin_s = time.monotonic()
+    with console.status(job.task) as status:
+        task = client.submit(job.task, job.inputs)
+
+        def show(progress: Any) -> None:
+            share = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+            status.update(f"{job.task} {progress.stage}{share}")
+
+        done = client.wait(task.task_id, on_progress=show)
+        seconds = time.monotonic() - begin_s
+        files = client.download(done, OUTPUT)
+    engine = done.result["engine"]
+    names = ", ".join(str(file.relative_to(ROOT)) for file in files)
+    return job.task, f"{engine['name']} ({engine['kind']})", f"{seconds:.1f}", names
+
+
+def before_after(before: Path, after: Path, output: Path) -> None:
+    """The middle frame of both videos at the same height, side by side."""
+    pictures = [middle_frame(path) for path in (before, after)]
+    scaled = [
+        picture.resize(
+            (round(picture.width * PREVIEW_HEIGHT_PX / picture.height), PREVIEW_HEIGHT_PX),
+            Image.Resampling.NEAREST,
+        )
+        for picture in pictures
+    ]
+    canvas = Image.new("RGB", (sum(picture.width for picture in scaled), PREVIEW_HEIGHT_PX))
+    left_px = 0
+    for picture in scaled:
+        canvas.paste(picture, (left_px, 0))
+        left_px += picture.width
+    canvas.save(output)
+
+
+def middle_frame(path: Path) -> Image.Image:
+    with av.open(str(path)) as container:
+        frames = [frame for frame in container.decode(video=0)]
+        return frames[len(frames) // 2].to_image()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

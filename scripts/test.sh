@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Installs and runs the whole test suite. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh dev
+exec .venv/bin/python -m pytest "$@"
