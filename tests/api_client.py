@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 from fastapi import FastAPI
+from pydantic import ConfigDict
 
 from api.app import create_app
 from api.context import ApiContext, GpuInfo
+from api.views.flashvsr import TaskParameters
 from cluster.local_storage import LocalArtifactStore
 from cluster.registry import TaskRegistry
 from cluster.book import RegistryLimits
 from cluster.settings import Settings
 from cluster.store import TaskStore
 from cluster.task import Artifact, Beat, Failure, FailureCode, Outcome, OutcomeKind, Progress, Task, TaskQuery
-from models.engine import ModelSpec
+from models.engine import EngineKind, EngineSpec, InputFile, MediaKind, ModelSpec
+from models.zoo import diagnostics, ffmpeg
 from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, outcome
 
+
+class _UpscaleInputs(TaskParameters):
+    model_config = ConfigDict(extra="forbid")
+    video_path: Annotated[str, InputFile(MediaKind.VIDEO)]
+
+
+def _no_engine():
+    raise AssertionError("these tests run no engine")
+
+
+UPSCALE = ModelSpec(
+    name="flashvsr.upscale_video",
+    title="Upscale a video",
+    inputs=_UpscaleInputs,
+    engines=(EngineSpec(name="any", kind=EngineKind.EMBEDDED, make=_no_engine),),
+)
+CATALOG = {model.name: model for model in (*ffmpeg.MODELS, UPSCALE, *diagnostics.MODELS)}
 SAMPLES = Path(__file__).parents[1] / "samples"
 BASE_URL = "http://testserver"
 
@@ -104,7 +124,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(
-    folder: Path, catalog: Mapping[str, ModelSpec], *, gpu: GpuInfo | None = None, **settings: Any
+    folder: Path, catalog: Mapping[str, ModelSpec] = CATALOG, *, gpu: GpuInfo | None = None, **settings: Any
 ) -> AsyncIterator[Server]:
     configured = Settings(data_dir=folder, **settings)
     clock = ManualClock()
@@ -120,6 +140,3 @@ async def serving(
             yield Server(app, http, registry, storage, configured, system, clock)
     finally:
         await registry.close()
-
-
-Serving = Callable[..., contextlib.AbstractAsyncContextManager[Server]]

@@ -682,8 +682,8 @@ if limit_bytes:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 try:
     with store.writer("tasks/t/1/large") as writer:
-        for _ in range(40):
-            writer.write(b"y" * 100_000)
+        writer.write(b"y" * 1_500_000)
+        writer.write(b"y" * 2_500_000)
         writer.commit()
 except StorageFailure as failure:
     print(failure)
@@ -735,6 +735,7 @@ def test_large_objects_have_a_companion_that_goes_with_them(s3_client, s3_store:
     put(s3_store, "tasks/t/2/large", noise(PART_BYTES + 1))
     assert names_in_bucket(s3_client, s3_store)[:2] == [".sha256/tasks/t/1/large", ".sha256/tasks/t/2/large"]
     s3_store.delete("tasks/t/1/large")
+    assert names_in_bucket(s3_client, s3_store)[0] == ".sha256/tasks/t/2/large"
     assert s3_store.delete_prefix("tasks/") == 2
     assert names_in_bucket(s3_client, s3_store) == []
 

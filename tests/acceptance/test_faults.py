@@ -1,0 +1,128 @@
+"""Real kills of real processes: nothing accepted is lost, nothing is published twice, every task ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.acceptance.conftest import LEASE_S
+from tests.server import ServerProcess, eventually
+
+REGISTRY = "ray::RegistryActor"
+INGRESS = "ray::ServeReplica:mediaray:ingress"
+ECHO = "ray::ServeReplica:mediaray:diagnostics"
+UPSCALE = "ray::ServeReplica:mediaray:flashvsr"
+FFMPEG = "ray::ServeReplica:mediaray:ffmpeg"
+CONTROLLER = "ray::ServeController"
+
+
+def echo(server: ServerProcess, payload: object, *, sleep_s: float = 0.0) -> str:
+    return server.submit("diagnostics.echo", {"payload": payload, "sleep_s": sleep_s})
+
+
+def assert_succeeded_once(server: ServerProcess, tasks: dict[str, object]) -> None:
+    for task_id, payload in tasks.items():
+        record = server.wait(task_id)
+        assert (record["status"], record["result"].get("payload")) == ("completed", payload), record
+        assert server.history(task_id).count("succeed") == 1
+
+
+@pytest.mark.parametrize("name", [REGISTRY, INGRESS, CONTROLLER], ids=["registry", "ingress", "controller"])
+def test_kill_with_queued_and_running_tasks(server: ServerProcess, name: str) -> None:
+    tasks = {echo(server, number, sleep_s=2): number for number in range(6)}
+    server.wait(next(iter(tasks)), "running")
+    server.kill(name)
+    tasks |= {echo(server, number): number for number in range(6, 9)}
+    assert_succeeded_once(server, tasks)
+
+
+def test_kill_of_the_idle_registry(server: ServerProcess) -> None:
+    before = echo(server, "before")
+    server.wait(before)
+    server.kill(REGISTRY)
+    after = echo(server, "after")
+    assert_succeeded_once(server, {before: "before", after: "after"})
+
+
+def test_kill_of_a_replica_in_the_middle_of_a_task(server: ServerProcess) -> None:
+    task_id = echo(server, "again", sleep_s=4)
+    worker = server.wait(task_id, "running")["execution_info"]["worker_id"]
+    psutil.Process(pid_of(worker)).kill()
+    assert_succeeded_once(server, {task_id: "again"})
+    assert server.history(task_id) == ["create", "lease", "requeue", "lease", "succeed"]
+
+
+def test_a_replica_stopped_past_its_lease_cannot_publish(server: ServerProcess) -> None:
+    task_id = echo(server, "once", sleep_s=2)
+    first = server.wait(task_id, "running")["execution_info"]["worker_id"]
+    replica = psutil.Process(pid_of(first))
+    replica.send_signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: "requeue" in server.history(task_id), within_s=LEASE_S + 10)
+        assert_succeeded_once(server, {task_id: "once"})
+    finally:
+        replica.send_signal(signal.SIGCONT)
+    # The woken replica takes work again, so its late report has been answered by then.
+    second = server.result(task_id)["execution_info"]["worker_id"]
+    assert second != first
+    assert_succeeded_once(server, {echo(server, "more"): "more"})
+    assert server.history(task_id).count("succeed") == 1
+    assert server.result(task_id)["execution_info"]["worker_id"] == second
+
+
+def test_cancel_stops_a_running_upscale(server: ServerProcess, long_video: str) -> None:
+    task_id = server.submit("flashvsr.upscale_video", {"video_path": long_video, "scale": 4.0})
+    eventually(lambda: server.result(task_id)["progress"]["done"] > 2, within_s=120)
+    replica = psutil.Process(pid_of(server.result(task_id)["execution_info"]["worker_id"]))
+    assert httpx.delete(f"{server.url}/v1/tasks/{task_id}").json()["status"] == "cancelled"
+    time.sleep(1.0)  # the promise under test: within one second
+    used_s = cpu_s(replica)
+    time.sleep(1.0)
+    assert cpu_s(replica) - used_s < 0.3
+    record = server.wait(task_id)
+    assert record["status"] == "cancelled"
+    assert httpx.get(f"{server.url}/v1/tasks/{task_id}/status").json()["result"]["error_code"] == "CANCELLED"
+
+
+def test_cancel_ends_a_running_ffmpeg(server: ServerProcess, long_video: str) -> None:
+    task_id = server.submit(
+        "ffmpeg.extract_keyframes", {"video_path": long_video, "keyframe_sample_count": 100000}
+    )
+    server.wait(task_id, "running")
+    replica = psutil.Process(pid_of(server.result(task_id)["execution_info"]["worker_id"]))
+    children = eventually(lambda: replica.children(recursive=True), within_s=30)
+    httpx.delete(f"{server.url}/v1/tasks/{task_id}")
+    assert server.wait(task_id, within_s=5)["status"] == "cancelled"
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
+def test_the_whole_cluster_killed_and_restarted(server: ServerProcess) -> None:
+    done = echo(server, "done")
+    server.wait(done)
+    tasks = {done: "done"} | {echo(server, number, sleep_s=2): number for number in range(6)}
+    server.wait(list(tasks)[1], "running")
+    server.kill_everything()
+    server.start()
+    assert_succeeded_once(server, tasks)
+    assert not abandoned_workspaces(server)
+
+
+def pid_of(worker: str) -> int:
+    """A worker id is service-host-pid-random."""
+    return int(worker.split("-")[-2])
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def abandoned_workspaces(server: ServerProcess) -> list[Path]:
+    folders = [path for path in (server.data_dir / "work").iterdir() if path.is_dir()]
+    return [path for path in folders if not psutil.pid_exists(pid_of(path.name))]

@@ -1,0 +1,163 @@
+"""A real server for tests: started as a user starts it, its processes found by name and killed for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+START_S = 180.0
+POLL_S = 0.05
+
+T = TypeVar("T")
+
+
+class ServerProcess:
+    """`mediaray serve` on a free port and a data folder; restartable on the same folder."""
+
+    def __init__(self, data_dir: Path, *, sets: Iterable[str] = (), **settings: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = data_dir.parent / f"{data_dir.name}.log"
+        self._sets = [part for change in sets for part in ("--set", change)]
+        self._settings = {f"MEDIARAY_{name.upper()}": value for name, value in settings.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when the server is ready."""
+        command = [sys.executable, "-m", "deployments.server", "serve", "--port", str(self.port), *self._sets]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=os.environ | {"MEDIARAY_DATA_DIR": str(self.data_dir)} | self._settings,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        eventually(self._is_ready, within_s=START_S)
+
+    def stop(self) -> None:
+        """As a user does: SIGTERM. Asserts that no process is left."""
+        if self._process is None:
+            return
+        family = self.family()
+        self._process.terminate()
+        assert self._process.wait(timeout=60) == 0, self.log_path.read_text()[-3000:]
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert not left, left
+        self._process = None
+
+    def kill_everything(self) -> None:
+        """SIGKILL to every process of the server at once, as when the machine loses power."""
+        assert self._process is not None
+        family = self.family()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.kill()
+        self._process.wait()
+        psutil.wait_procs(family, timeout=10)
+        self._process = None
+
+    def family(self) -> list[psutil.Process]:
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children(recursive=True)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The server's processes whose command line begins with `name` (Ray titles its workers)."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if " ".join(process.cmdline()).startswith(name):
+                    found.append(process)
+        return found
+
+    def process(self, name: str) -> psutil.Process:
+        """The one process of that name; waits for it."""
+        return eventually(lambda: self.processes(name), within_s=60)[0]
+
+    def kill(self, name: str) -> psutil.Process:
+        process = self.process(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return process
+
+    def submit(self, task_name: str, inputs: dict[str, Any], task_id: str | None = None) -> str:
+        """The id of a new task; repeated while the server says that it is busy restarting."""
+        body = {"task_name": task_name, "input_data": inputs, "task_id": task_id}
+
+        def post() -> str | None:
+            with suppress(httpx.TransportError):
+                answer = httpx.post(f"{self.url}/v1/tasks", json=body, timeout=60)
+                if answer.status_code < 500:
+                    assert answer.status_code == 200, answer.text
+                    return str(answer.json()["task_id"])
+            return None
+
+        return eventually(post, within_s=60)
+
+    def upload(self, path: Path, file_path: str) -> str:
+        with path.open("rb") as file:
+            answer = httpx.put(f"{self.url}/v1/files/{file_path}", content=file, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["file_path"])
+
+    def result(self, task_id: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.url}/v1/tasks/{task_id}/result", timeout=60)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def wait(self, task_id: str, *words: str, within_s: float = 120) -> dict[str, Any]:
+        """The task's record once its status is one of `words` (default: any final one)."""
+        wanted = words or ("completed", "failed", "cancelled")
+
+        def reached() -> dict[str, Any] | None:
+            with suppress(httpx.TransportError, AssertionError):
+                record = self.result(task_id)
+                return record if record["status"] in wanted else None
+            return None
+
+        return eventually(reached, within_s=within_s)
+
+    def history(self, task_id: str) -> list[str]:
+        """The task's events, read from the database itself."""
+        uri = f"file:{self.data_dir}/tasks.sqlite?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            rows = connection.execute("SELECT event FROM events WHERE task_id = ? ORDER BY seq", [task_id])
+            return [event for (event,) in rows]
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log_path.read_text()[-4000:]
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        return False
+
+
+def eventually(attempt: Callable[[], T], *, within_s: float) -> T:
+    """The first true answer of `attempt`; fails when none came within `within_s`."""
+    deadline_s = time.monotonic() + within_s
+    while not (answer := attempt()):
+        assert time.monotonic() < deadline_s, f"{attempt} did not come true within {within_s} s"
+        time.sleep(POLL_S)
+    return answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
