@@ -28,7 +28,6 @@ from api.dialects import Dialect, Problem, dialect_at
 from cluster.errors import (
     ArtifactNotFound,
     BadSignature,
-    ClusterError,
     DuplicateTask,
     ExpiredUrl,
     IllegalStep,
@@ -39,7 +38,7 @@ from cluster.errors import (
     TaskConflict,
     TaskNotFound,
 )
-from models.engine import EngineError, InvalidInput, ModelNotReady
+from models.engine import InvalidInput, ModelNotReady, PermanentFailure, TransientFailure
 
 RETRY_AFTER_S = 2
 
@@ -136,6 +135,8 @@ ROWS: Mapping[type[Exception], Row] = {
     ExpiredUrl: Row(403, "URL_EXPIRED", lambda *_: "the download URL has expired; ask for a new one"),
     BadSignature: Row(403, "FORBIDDEN", lambda *_: "the download token is not valid for this file"),
     InvalidInput: Row(400, "INVALID_PARAMS", lambda error, _: str(error)),
+    PermanentFailure: Row(500, "INTERNAL_ERROR", lambda error, _: str(error)),
+    TransientFailure: Row(503, "UNAVAILABLE", lambda error, _: str(error), _retry_soon),
     ModelNotReady: Row(503, "MODEL_NOT_READY", lambda error, _: str(error)),
     ClientDisconnect: Row(400, "CLIENT_DISCONNECTED", lambda *_: "the request body ended early"),
 }
@@ -172,5 +173,3 @@ def answer_error(error: Exception, path: str, at: float) -> Json:
 
 
 HANDLED: tuple[type[Exception], ...] = (*ROWS, RequestValidationError, HTTPException)
-UNHANDLED_ROOTS: tuple[type[Exception], ...] = (ClusterError, EngineError)
-"""Roots without a row of their own: every class that may reach a route must have one (tested)."""

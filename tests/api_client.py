@@ -15,12 +15,12 @@ from pydantic import ConfigDict
 from api.app import create_app
 from api.context import ApiContext, GpuInfo
 from api.views.flashvsr import TaskParameters
+from cluster.book import RegistryLimits
 from cluster.local_storage import LocalArtifactStore
 from cluster.registry import TaskRegistry
-from cluster.book import RegistryLimits
 from cluster.settings import Settings
 from cluster.store import TaskStore
-from cluster.task import Artifact, Beat, Failure, FailureCode, Outcome, OutcomeKind, Progress, Task, TaskQuery
+from cluster.task import Artifact, Beat, Failure, FailureCode, OutcomeKind, Progress, Task, TaskQuery
 from models.engine import EngineKind, EngineSpec, InputFile, MediaKind, ModelSpec
 from models.zoo import diagnostics, ffmpeg
 from tests.manual_clock import ManualClock

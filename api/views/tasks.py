@@ -95,6 +95,7 @@ class TaskResult(TaskStatus):
 
     input_params: dict[str, Any]
     execution_info: dict[str, Any]
+    timing: dict[str, float | None] = Field(description="Seconds since the epoch, UTC")
 
 
 class TaskList(BaseModel):
@@ -122,7 +123,12 @@ def status_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
 
 def result_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
     params = {"task_name": task.name, "task_id": task.id, "input_data": task.inputs}
-    return status_view(task, url_of) | {"input_params": params, "execution_info": _execution(task)}
+    timing = {name: getattr(task, name) for name in ("created_at", "started_at", "finished_at")}
+    return status_view(task, url_of) | {
+        "input_params": params,
+        "execution_info": _execution(task),
+        "timing": timing,
+    }
 
 
 def receipt(task_id: str, status: str, message: str) -> dict[str, Any]:
@@ -133,7 +139,8 @@ def submission_view(submission: Submission, url_of: UrlOf) -> dict[str, Any]:
     """The answer to a submit: a new task, or how the existing one stands."""
     task = submission.task
     if submission.created:
-        return receipt(task.id, TASKS.word(task), CREATED)
+        # A free replica may have it already; the documented answer to a submit is pending all the same.
+        return receipt(task.id, TASKS.words[Status.QUEUED], CREATED)
     if not task.status.is_final:
         return receipt(task.id, TASKS.word(task), ALREADY_ACTIVE)
     if task.status is Status.SUCCEEDED:

@@ -1,0 +1,274 @@
+"""/v1/files: upload, download with ranges and validators, delete."""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import quote
+
+import pytest
+
+from api.file_responses import Span, Unsatisfiable, asked_span
+from tests.api_client import SAMPLES, serving
+
+CONTENT = bytes(range(256)) * 4
+
+
+@pytest.fixture
+async def server(tmp_path):
+    async with serving(tmp_path) as started:
+        yield started
+
+
+async def upload(server, path="a/b.bin", content=CONTENT, **query):
+    files = {"file": ("name on disk.bin", content)}
+    return await server.http.post("/v1/files/upload", files=files, data={"file_path": path}, params=query)
+
+
+async def test_upload_answers_with_what_tasks_take(server):
+    answer = await upload(server, "videos/in.mp4", (SAMPLES / "carphone_pristine.mp4").read_bytes())
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert set(body) == {"file_path", "bucket", "download_url", "size", "uploaded_at", "content_type"}
+    assert (body["file_path"], body["bucket"], body["content_type"]) == (
+        "videos/in.mp4",
+        "mediaray",
+        "video/mp4",
+    )
+    assert body["size"] == (SAMPLES / "carphone_pristine.mp4").stat().st_size
+    assert (
+        await server.submit("ffmpeg.extract_keyframes", {"video_path": body["file_path"]})
+    ).status_code == 200
+    assert (await server.http.get(body["download_url"])).content[:16] == (
+        SAMPLES / "carphone_pristine.mp4"
+    ).read_bytes()[:16]
+
+
+@pytest.mark.parametrize("order", ["before", "after", "query"])
+async def test_file_path_may_come_before_after_or_in_the_query(server, order):
+    file, path = ("file", ("x", CONTENT)), ("file_path", (None, "a/b.bin"))
+    parts = {"before": [path, file], "after": [file, path], "query": [file]}[order]
+    params = {"file_path": "a/b.bin", "bucket": "mediaray"} if order == "query" else {}
+    answer = await server.http.post("/v1/files/upload/", files=parts, params=params)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["size"] == len(CONTENT)
+    assert await server.remains() == (0, ["files/local/a/b.bin"], 0)
+    assert (await server.http.get("/v1/files/download/a/b.bin")).content == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "text"),
+    [
+        ([("file", ("x", b"abc"))], 400, "file_path不能为空"),
+        ([("file_path", (None, "")), ("file", ("x", b"abc"))], 400, "file_path不能为空"),
+        ([("file_path", (None, "a")), ("file", ("x", b""))], 400, "文件大小为0"),
+        ([("file_path", (None, "../a")), ("file", ("x", b"abc"))], 400, "无效的文件路径"),
+        ([("file", ("x", b"abc")), ("file_path", (None, "../a"))], 400, "无效的文件路径"),
+        ([("bucket", (None, "other")), ("file", ("x", b"abc")), ("file_path", (None, "a"))], 400, "bucket must be mediaray"),
+    ],
+    ids=["no path", "empty path", "empty file", "bad path", "bad path after", "other bucket"],
+)  # fmt: skip
+async def test_uploads_that_are_refused(server, parts, status, text):
+    answer = await server.http.post("/v1/files/upload", files=parts)
+    assert (answer.status_code, answer.json()["detail"]) == (status, text)
+    assert await server.remains() == (0, [], 0)
+
+
+async def test_upload_without_a_file(server):
+    answer = await server.http.post("/v1/files/upload", files={"file_path": (None, "a")})
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "file"])
+
+
+async def test_raw_upload_in_pieces(server):
+    async def pieces():
+        for _ in range(50):
+            yield b"0123456789" * 10_000
+
+    answer = await server.http.put("/v1/files/a/raw.txt", content=pieces())
+    assert (answer.status_code, answer.json()["size"]) == (200, 5_000_000)
+    assert answer.json()["content_type"].startswith("text/plain")
+    empty = await server.http.put("/v1/files/a/empty", content=b"")
+    assert (empty.status_code, empty.json()["detail"]) == (400, "文件大小为0")
+
+
+@pytest.mark.parametrize("name", ["视频 🎬.mp4", 'a"b;c.mp4', "100%.mp4", "a+b&c=d.mp4", "#frag?.mp4"])
+async def test_names_survive_the_round_trip(server, name):
+    answer = await server.http.put(f"/v1/files/{quote('x/' + name)}", content=CONTENT)
+    assert answer.json()["file_path"] == f"x/{name}"
+    for url in (answer.json()["download_url"], f"/v1/files/download/{quote('x/' + name)}"):
+        served = await server.http.get(url)
+        assert (served.status_code, served.content) == (200, CONTENT)
+    assert "\n" not in served.headers["content-disposition"]
+    if not name.isascii():
+        assert f"filename*=UTF-8''{quote(name)}" in served.headers["content-disposition"]
+
+
+async def test_download_headers(server):
+    await upload(server)
+    answer = await server.http.get("/v1/files/download/a/b.bin")
+    headers = answer.headers
+    assert headers["etag"] == f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+    assert (headers["accept-ranges"], headers["content-length"]) == ("bytes", str(len(CONTENT)))
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["last-modified"].endswith("GMT")
+    head = await server.http.head("/v1/files/download/a/b.bin/")
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("etag", "content-length", "content-type", "content-disposition", "last-modified"):
+        assert head.headers[name] == headers[name]
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "start", "stop"),
+    [
+        ("bytes=0-9", 206, 0, 10),
+        ("bytes=1000-", 206, 1000, 1024),
+        ("bytes=-24", 206, 1000, 1024),
+        ("bytes=-5000", 206, 0, 1024),
+        ("bytes=1023-99999", 206, 1023, 1024),
+        ("bytes=1024-", 416, 0, 0),
+        ("bytes=-0", 416, 0, 0),
+        ("bytes=5-2", 200, 0, 1024),
+        ("bytes=0-1,5-6", 200, 0, 1024),
+        ("bytes=-", 200, 0, 1024),
+        ("items=0-9", 200, 0, 1024),
+        ("bytes=a-b", 200, 0, 1024),
+        ("bytes=" + "9" * 5000 + "-", 200, 0, 1024),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+async def test_ranges(server, header, status, start, stop):
+    await upload(server)
+    for method in ("GET", "HEAD"):
+        answer = await server.http.request(method, "/v1/files/download/a/b.bin", headers={"range": header})
+        assert answer.status_code == status
+        if status == 416:
+            assert answer.headers["content-range"] == "bytes */1024"
+            continue
+        assert answer.headers["content-length"] == str(stop - start)
+        assert answer.content == (CONTENT[start:stop] if method == "GET" else b"")
+        if status == 206:
+            assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/1024"
+
+
+async def test_validators(server):
+    await upload(server)
+    path = "/v1/files/download/a/b.bin"
+    first = (await server.http.get(path)).headers
+    tag, date = first["etag"], first["last-modified"]
+    for headers in (
+        {"if-none-match": tag}, {"if-none-match": f'"x", W/{tag}'}, {"if-none-match": "*"}, {"if-modified-since": date},
+    ):  # fmt: skip
+        answer = await server.http.get(path, headers=headers)
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+    for headers in (
+        {"if-none-match": '"x"'},
+        {"if-none-match": '"x"', "if-modified-since": date},
+        {"if-modified-since": "soon"},
+    ):
+        assert (await server.http.get(path, headers=headers)).status_code == 200
+    for condition, status in (
+        (tag, 206),
+        ('"x"', 200),
+        (f"W/{tag}", 200),
+        (date, 206),
+        ("Mon, 01 Jan 1990 00:00:00 GMT", 200),
+    ):
+        answer = await server.http.get(path, headers={"range": "bytes=0-0", "if-range": condition})
+        assert answer.status_code == status, condition
+
+
+@pytest.mark.parametrize(
+    ("content", "disposition"),
+    [
+        (b"<html><script>alert(1)</script></html>", "text/plain"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>', "text/plain"),
+        (b"PK\x03\x04" + b"\0" * 40, "attachment"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "inline"),
+    ],
+    ids=["html", "svg", "zip", "png"],
+)
+async def test_nothing_that_runs_is_shown_in_our_origin(server, content, disposition):
+    await upload(server, "page.html", content)
+    headers = (await server.http.get("/v1/files/download/page.html")).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "html" not in headers["content-type"]
+    assert "svg" not in headers["content-type"]
+    assert disposition in headers["content-type"] + headers["content-disposition"]
+
+
+async def test_signed_urls(server):
+    url = (await upload(server)).json()["download_url"]
+    assert (await server.http.get(url)).status_code == 200
+    forged = await server.http.get(url[:-4] + "AAAA")
+    assert (forged.status_code, forged.json()["error"]["code"]) == (403, "FORBIDDEN")
+    await upload(server, "a/c.bin")
+    assert (await server.http.get(url.replace("b.bin", "c.bin"))).status_code == 403
+    server.clock.advance(3601)
+    expired = await server.http.get(url)
+    assert (expired.status_code, expired.json()["error"]["code"]) == (403, "URL_EXPIRED")
+
+
+async def test_the_store_s_own_keys_need_a_signature(server):
+    await upload(server)
+    answer = await server.http.get("/v1/files/download/files/local/a/b.bin")
+    assert answer.status_code == 404
+
+
+async def test_artifacts_belong_to_their_task(server):
+    await server.submit(task_id="t")
+    task = await server.start()
+    await server.succeed(task, out__txt=b"hello")
+    assert (await server.http.get("/v1/files/download/tasks/t/1/out.txt")).text == "hello"
+    assert (await server.http.delete("/v1/files/tasks/t/1/out.txt")).status_code == 400
+    await server.registry.delete("t")
+    assert (await server.http.get("/v1/files/download/tasks/t/1/out.txt")).status_code == 404
+
+
+async def test_delete_a_file(server):
+    await upload(server)
+    assert (await server.http.delete("/v1/files/a/b.bin")).status_code == 200
+    again = await server.http.delete("/v1/files/a/b.bin")
+    assert (again.status_code, again.json()["detail"]) == (404, "文件不存在")
+    assert (await server.remains())[1] == []
+
+
+async def test_delete_a_directory_is_idempotent(server):
+    for path in ("d/1", "d/e/2", "dd/3"):
+        await upload(server, path)
+    for directory, count in (("d/", 2), ("d", 0), ("nowhere", 0)):
+        answer = await server.http.delete("/v1/files/directories", params={"directory_path": directory})
+        assert (answer.status_code, answer.json()["deleted_count"]) == (200, count)
+    assert (await server.remains())[1] == ["files/local/dd/3"]
+    for directory in ("", "../x", "/", "a//b"):
+        answer = await server.http.delete("/v1/files/directories", params={"directory_path": directory})
+        assert answer.status_code == 400
+    assert (await server.http.delete("/v1/files/directories")).status_code == 400
+
+
+async def test_a_large_file_is_streamed_in_pieces(server):
+    content = b"0123456789abcdef" * 65536 * 4  # 4 MiB
+    await server.http.put("/v1/files/big", content=content)
+    pieces = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            pieces.append(len(message["body"]))
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/files/download/big", "raw_path": b"", "query_string": b"",
+        "headers": [(b"host", b"testserver")], "http_version": "1.1", "scheme": "http", "root_path": "",
+        "client": ("127.0.0.1", 1), "server": ("testserver", 80), "asgi": {"version": "3.0", "spec_version": "2.4"},
+    }  # fmt: skip
+    await server.app(scope, receive, send)
+    assert sum(pieces) == len(content)
+    assert max(pieces) <= 1024**2
+
+
+def test_spans_of_an_empty_file():
+    assert asked_span("", 0) is None
+    with pytest.raises(Unsatisfiable):
+        asked_span("bytes=0-", 0)
+    assert asked_span("bytes = 0 - 1", 10) is None
+    assert asked_span("bytes=0-1", 10) == Span(0, 2)
