@@ -549,7 +549,7 @@ def test_writing_and_deleting_beside_each_other(local_store: LocalArtifactStore)
     """Deleting the last object of a folder must not take the folder from under a writer."""
 
     def churn(name: str) -> None:
-        for _ in range(15):
+        for _ in range(150):
             put(local_store, f"files/local/shared/deep/{name}", b"x")
             assert local_store.delete(f"files/local/shared/deep/{name}")
 
