@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mediaray.values import ModelView, Progress, ProgressCallback, TaskView, Transfer, TransferCallback
+from mediaray.values import (
+    COMPLETED,
+    ModelView,
+    Progress,
+    ProgressCallback,
+    TaskView,
+    Transfer,
+    TransferCallback,
+)
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -48,12 +56,15 @@ def task_bar(task_id: str) -> Iterator[ProgressCallback]:
 
         def show(progress: Progress) -> None:
             words = (amount_text(progress), eta_text(progress.eta_s))
+            is_done = progress.status == COMPLETED
             live.update(
                 row,
-                description=escape(f"{task_id} {progress.stage or progress.status}"),
-                total=None if progress.fraction is None else 1.0,
-                completed=progress.fraction or 0.0,
-                detail=escape(", ".join(word for word in words if word)),
+                description=escape(
+                    f"{task_id} {progress.status if is_done else progress.stage or progress.status}"
+                ),
+                total=1.0 if is_done or progress.fraction is not None else None,
+                completed=1.0 if is_done else progress.fraction or 0.0,
+                detail="" if is_done else escape(", ".join(word for word in words if word)),
             )
 
         yield show
