@@ -6,43 +6,25 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from pydantic import ConfigDict
 
 from api.app import create_app
 from api.context import ApiContext, GpuInfo
-from api.views.flashvsr import TaskParameters
 from cluster.book import RegistryLimits
 from cluster.local_storage import LocalArtifactStore
 from cluster.registry import TaskRegistry
 from cluster.settings import Settings
 from cluster.store import TaskStore
 from cluster.task import Artifact, Beat, Failure, FailureCode, OutcomeKind, Progress, Task, TaskQuery
-from models.engine import EngineKind, EngineSpec, InputFile, MediaKind, ModelSpec
-from models.zoo import diagnostics, ffmpeg
+from models.catalog import CATALOG
+from models.engine import ModelSpec
 from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, outcome
 
 
-class _UpscaleInputs(TaskParameters):
-    model_config = ConfigDict(extra="forbid")
-    video_path: Annotated[str, InputFile(MediaKind.VIDEO)]
-
-
-def _no_engine():
-    raise AssertionError("these tests run no engine")
-
-
-UPSCALE = ModelSpec(
-    name="flashvsr.upscale_video",
-    title="Upscale a video",
-    inputs=_UpscaleInputs,
-    engines=(EngineSpec(name="any", kind=EngineKind.EMBEDDED, make=_no_engine),),
-)
-CATALOG = {model.name: model for model in (*ffmpeg.MODELS, UPSCALE, *diagnostics.MODELS)}
 SAMPLES = Path(__file__).parents[1] / "samples"
 BASE_URL = "http://testserver"
 

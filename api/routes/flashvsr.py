@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -41,12 +41,14 @@ from cluster import keys
 from cluster.errors import ArtifactNotFound, TaskNotFound
 from cluster.storage import Stored
 from cluster.task import Status, Task, TaskQuery
-from models.engine import EngineKind, EngineSpec, ModelNotReady
+from models.engine import EngineKind, EngineSpec, ModelNotReady, ModelSpec
+from models.weights import WeightFile
 
 VERSION = "1.0.0"
 WEIGHTS_VERSION = "v1.1"
 NO_RESULT_YET = "任务尚未完成或没有可用的部分结果"
 NO_RESULT = "结果文件不存在"
+NO_FULL_ENGINE = "this server has no FlashVSR network; the embedded engine serves instead"
 STILL_RUNNING = "任务仍在处理中，请在任务结束后再导出。"
 
 router: APIRouter = direct_router("flashvsr")
@@ -229,26 +231,28 @@ async def status_of(request: Request) -> dict[str, Any]:
 
 @router.get("/api/system/assets")
 async def system_assets(request: Request) -> Response:
-    """Every weight file of the full engine, and whether it is there."""
+    """Every weight file that the engines of this model use, and whether it is there."""
     edge = edge_of(request)
-    engine = _full_engine(edge)
-    missing = await edge.readiness.missing(engine)
-    assets = [
-        {
-            "name": weight.path.rpartition("/")[2],
-            "size": weight.size_bytes,
-            "sha256": weight.sha256,
-            "ready": not any(weight.path in problem or weight.hint in problem for problem in missing),
-            "hint": weight.hint,
-        }
-        for weight in engine.weights
-    ]
+    engines = edge.submitter.model(TASK_NAME).engines
+    assets = [await _asset(edge, engine, weight) for engine in engines for weight in engine.weights]
+    missing = [asset["name"] for asset in assets if not asset["ready"]]
     return Json({"version": WEIGHTS_VERSION, "assets": assets, "missing_files": missing})
+
+
+async def _asset(edge: Edge, engine: EngineSpec, weight: WeightFile) -> dict[str, Any]:
+    return {
+        "name": weight.path.rpartition("/")[2],
+        "engine": engine.name,
+        "size": weight.size_bytes,
+        "sha256": weight.sha256,
+        "ready": not await edge.readiness.missing(replace(engine, weights=(weight,))),
+        "hint": weight.hint,
+    }
 
 
 async def _weights_status(edge: Edge) -> dict[str, Any]:
     model = edge.submitter.model(TASK_NAME)
-    missing = await edge.readiness.missing(_full_engine(edge))
+    missing = await _missing_full_weights(edge, model)
     try:
         engine: EngineSpec | None = await edge.readiness.engine(model)
     except ModelNotReady:
@@ -268,9 +272,12 @@ async def _weights_status(edge: Edge) -> dict[str, Any]:
     }
 
 
-def _full_engine(edge: Edge) -> EngineSpec:
-    engines = edge.submitter.model(TASK_NAME).engines
-    return next((engine for engine in engines if engine.kind is EngineKind.FULL), engines[0])
+async def _missing_full_weights(edge: Edge, model: ModelSpec) -> list[str]:
+    """What the FlashVSR network itself lacks; the embedded engine does not count here."""
+    full = [engine for engine in model.engines if engine.kind is EngineKind.FULL]
+    if not full:
+        return [NO_FULL_ENGINE]
+    return await edge.readiness.missing(full[0])
 
 
 @router.get("/")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from api.dialects import FLASHVSR
 from cluster.task import Artifact, Json, Status, Task
+from models.zoo.flashvsr import UpscaleInputs, predicted_size
 
 MODEL_VARIANT = "tiny_long"
 MAX_SEED = 2**63 - 1
@@ -26,7 +27,7 @@ class TaskParameters(BaseModel):
     sparse_ratio: float = Field(2.0, ge=1.0, le=4.0)
     local_range: int = Field(11, ge=7, le=15)
     seed: int = Field(0, ge=0, le=MAX_SEED)
-    preprocess_width: int = Field(640, ge=128, le=8192)
+    preprocess_width: int = Field(640, ge=128)
     preserve_aspect_ratio: bool = False
 
 
@@ -196,7 +197,6 @@ def _video_info(task: Task) -> Json:
     probe = _probe(task)
     if not probe:
         return info
-    result = task.result or {}
     info |= {
         "width": probe["width_px"],
         "height": probe["height_px"],
@@ -207,10 +207,23 @@ def _video_info(task: Task) -> Json:
         "processing_time": None if task.run_s is None else round(task.run_s, 2),
         "bit_rate": probe["bit_rate"],
         "avg_frame_rate": probe["avg_frame_rate"],
-        **task.facts.get("predicted", {}),
+        **_sizes(task, probe),
     }
-    shown = {name: result[name] for name in VideoInfo.model_fields if result.get(name) is not None}
-    return info | shown
+    told = (task.result or {}).get("video_info", {})
+    return info | {name: told[name] for name in VideoInfo.model_fields if told.get(name) is not None}
+
+
+def _sizes(task: Task, probe: Json) -> Json:
+    """What preprocessing and upscaling make of the picture."""
+    inputs = UpscaleInputs.model_validate(task.inputs)
+    sizes = predicted_size(probe["width_px"], probe["height_px"], inputs)
+    return {
+        "preprocess_applied": sizes.preprocess_width_px < probe["width_px"],
+        "preprocess_result_width": sizes.preprocess_width_px,
+        "preprocess_result_height": sizes.preprocess_height_px,
+        "predicted_output_width": sizes.output_width_px,
+        "predicted_output_height": sizes.output_height_px,
+    }
 
 
 _FIELD_TEXTS: dict[str, tuple[str, str, float | None, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from api.context import GpuInfo
 from cluster.task import Status
+from models.catalog import CATALOG
 from models.media import probe
 from models.video_streams import ChunkWriter, VideoForm
 from tests.api_client import SAMPLES, serving
@@ -259,6 +261,8 @@ async def test_progress_while_it_runs(server):
     assert progress["started_at"] is not None
     info = (await view(server, body["id"]))["video_info"]
     assert (info["width"], info["height"], info["fps"]) == (176, 144, 30)
+    assert (info["predicted_output_width"], info["predicted_output_height"]) == (352, 288)
+    assert (info["preprocess_applied"], info["preprocess_result_width"]) == (False, 176)
     assert re.fullmatch(r"\d+/\d+", info["avg_frame_rate"])
 
 
@@ -267,11 +271,13 @@ async def test_completed_task_and_its_files(server):
     task = await server.start("flashvsr")
     server.clock.advance(3)
     result = (SAMPLES / "bigbuckbunny.mp4").read_bytes()
-    await server.succeed(task, {"total_frames": 96}, output__mp4=result)
+    told = {"total_frames": 96, "video_info": {"total_frames": 96, "predicted_output_width": 354}}
+    await server.succeed(task, told, output__mp4=result)
     done = await view(server, body["id"])
     assert (done["status"], done["progress"], done["estimated_time_remaining"]) == ("completed", 100.0, None)
     assert done["processed_frames"] == done["total_frames"] == 96
     assert done["video_info"]["processing_time"] == 3.0
+    assert done["video_info"]["predicted_output_width"] == 354
     answer = await server.http.get(
         f"/flashvsr/api/files/{body['id']}/result", headers={"range": "bytes=0-99"}
     )
@@ -489,16 +495,15 @@ async def test_about(server, path):
 
 async def test_health_and_assets(server):
     assert (await server.http.get("/flashvsr/health")).json() == {"status": "healthy"}
-    assert set((await server.http.get("/flashvsr/api/system/assets")).json()) >= {"assets", "missing_files"}
+    body = (await server.http.get("/flashvsr/api/system/assets")).json()
+    weights = CATALOG["flashvsr.upscale_video"].engines[0].weights
+    assert [asset["sha256"] for asset in body["assets"]] == [weight.sha256 for weight in weights]
+    assert (body["missing_files"], {asset["ready"] for asset in body["assets"]}) == ([], {True})
 
 
 async def test_a_server_that_cannot_run_it_says_so_before_the_upload(tmp_path):
-    from dataclasses import replace
-
-    from tests.api_client import CATALOG, UPSCALE
-
-    (engine,) = UPSCALE.engines[:1]
-    model = replace(UPSCALE, engines=(replace(engine, needs_gpu=True, weights=()),))
+    known = CATALOG["flashvsr.upscale_video"]
+    model = replace(known, engines=(replace(known.engines[0], needs_gpu=True, weights=()),))
     async with serving(tmp_path, CATALOG | {model.name: model}) as server:
         answer = await create(server)
         assert answer.status_code == 503
