@@ -1,0 +1,39 @@
+"""What the storage tests share: real files, and how to put, read and list objects."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster.storage import ArtifactStore, Stored
+
+REPOSITORY = Path(__file__).parents[1]
+SAMPLES = REPOSITORY / "samples"
+BUCKET = "artifacts"
+SECRET = "very-secret-access-key"
+FAR_AHEAD_S = 10**6
+
+
+def put(store: ArtifactStore, key: str, content: bytes) -> Stored:
+    with store.writer(key) as writer:
+        writer.write(content)
+        return writer.commit()
+
+
+def content_of(store: ArtifactStore, key: str) -> bytes:
+    return b"".join(store.read(key))
+
+
+def keys_below(store: ArtifactStore, prefix: str) -> list[str]:
+    return [stored.key for stored in store.list(prefix)]
+
+
+def noise(size_bytes: int) -> bytes:
+    return (os.urandom(1021) * (size_bytes // 1021 + 1))[:size_bytes]
+
+
+def run_python(code: str, *arguments: str, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*wrapper, sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
