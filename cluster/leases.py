@@ -18,13 +18,15 @@ class Lease:
     fence: int
     request_id: str
     expires_at: float
+    has_beaten: bool = False
 
 
 class Leases:
     """The leases of all running attempts.
 
-    A replica beats as soon as it has its tasks, so a new lease is short: work handed to a replica
-    that died while it waited is back in the queue after FIRST_BEAT_S.
+    A replica beats as soon as it has its tasks, so a new lease is short: work handed to a replica that
+    died while it waited is back in the queue after FIRST_BEAT_S, and `has_beaten` tells it from work
+    that may have killed its replica.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -43,7 +45,9 @@ class Leases:
         """False when the lease is somebody else's or gone."""
         if not self.holds(task_id, worker, fence):
             return False
-        self._leases[task_id] = replace(self._leases[task_id], expires_at=now + self._lease_s)
+        self._leases[task_id] = replace(
+            self._leases[task_id], expires_at=now + self._lease_s, has_beaten=True
+        )
         return True
 
     def holds(self, task_id: str, worker: str, fence: int) -> bool:
@@ -54,8 +58,8 @@ class Leases:
         """Tasks leased by one lease call."""
         return [lease.task_id for lease in self._leases.values() if lease.request_id == request_id]
 
-    def lapsed(self, now: float) -> list[str]:
-        return [lease.task_id for lease in self._leases.values() if lease.expires_at <= now]
+    def lapsed(self, now: float) -> list[Lease]:
+        return [lease for lease in self._leases.values() if lease.expires_at <= now]
 
     def release(self, task_id: str) -> bool:
         """False when there was none."""

@@ -16,6 +16,7 @@ from cluster.book import RegistryLimits, TaskBook
 from cluster.commits import Batch
 from cluster.errors import DuplicateTask, QueueFull, TaskConflict, TaskNotFound
 from cluster.feed import ChangeFeed
+from cluster.leases import Lease
 from cluster.retry import LEASE_LOST
 from cluster.store import TaskStore
 from cluster.task import (
@@ -44,6 +45,7 @@ START_DEADLINE = Failure(FailureCode.TIMEOUT, "the task waited longer than its s
 UNEXPLAINED = Failure(FailureCode.INTERNAL_ERROR, "the replica gave no reason")
 _SWEEP_BATCH = 100
 _RETRY_AFTER_S = 5
+_MAX_LEASES_PER_ATTEMPT = 3
 
 
 class TaskRegistry:
@@ -167,10 +169,8 @@ class TaskRegistry:
     async def tick(self) -> None:
         """Lapse leases, queue delayed retries, end what waited too long."""
         now = self._now()
-        for task_id in self._book.leases.lapsed(now):
-            task = self._book.live[task_id]
-            self._book.tally[task.service, "leases_lost"] += 1
-            self._book.end_attempt(task, LEASE_LOST)
+        for lease in self._book.leases.lapsed(now):
+            self._lapse(lease)
         self._book.wake_delayed()
         for task in [task for task in self._book.live.values() if _is_overdue(task, now)]:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
@@ -187,6 +187,16 @@ class TaskRegistry:
     def tally(self) -> dict[tuple[str, str], int]:
         """Counters since this registry started, by (service, what)."""
         return dict(self._book.tally)
+
+    def _lapse(self, lease: Lease) -> None:
+        """A replica fell silent. Work that it never began costs the task no attempt, within reason."""
+        task = self._book.live[lease.task_id]
+        self._book.tally[task.service, "leases_lost"] += 1
+        never_began = not lease.has_beaten and task.cancel_requested_at is None
+        if never_began and task.attempts < _MAX_LEASES_PER_ATTEMPT * task.max_attempts:
+            self._book.requeue(task, "the replica did not begin it")
+        else:
+            self._book.end_attempt(task, LEASE_LOST)
 
     def _beat(self, worker: str, beat: Beat) -> Verdict:
         if not self._book.leases.renew(beat.task_id, worker, beat.fence, self._now()):

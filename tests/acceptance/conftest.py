@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from models.media import ffmpeg_path
 from tests.server import ServerProcess
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -34,3 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def long_video(server: ServerProcess, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The object key of a video that no test has the patience for."""
+    path = tmp_path_factory.mktemp("media") / "long.mp4"
+    loop = ["-stream_loop", "20", "-i", str(samples / "bigbuckbunny.mp4"), "-c", "copy", str(path)]
+    subprocess.run([ffmpeg_path(), "-v", "error", *loop], check=True)
+    return server.upload(path, "long.mp4")

@@ -152,7 +152,8 @@ async def test_beats_keep_a_lease_and_carry_progress(registry: TaskRegistry, clo
 async def test_attempts_run_out(registry: TaskRegistry, clock: ManualClock) -> None:
     await registry.submit(new_task(id="t", max_attempts=2))
     for _ in range(2):
-        await leased(registry)
+        task = await leased(registry)
+        await registry.beat("w1", [Beat("t", task.fence, Progress())])
         clock.advance(20)
         await registry.tick()
         clock.advance(20)
@@ -161,6 +162,21 @@ async def test_attempts_run_out(registry: TaskRegistry, clock: ManualClock) -> N
     assert (task.status, task.attempts) == (Status.FAILED, 2)
     assert task.failure is not None
     assert "stopped answering" in task.failure.message
+
+
+async def test_work_that_no_replica_began_costs_no_attempt_within_reason(
+    registry: TaskRegistry, clock: ManualClock
+) -> None:
+    await registry.submit(new_task(id="t", max_attempts=1))
+    for fence in (1, 2):
+        await leased(registry, worker=f"dead{fence}")
+        clock.advance(6)
+        await registry.tick()
+        assert (await registry.get("t")).failed_attempts == 0
+    await leased(registry, worker="dead3")
+    clock.advance(6)
+    await registry.tick()
+    assert (await registry.get("t")).status is Status.FAILED
 
 
 async def test_a_transient_failure_waits_its_delay(registry: TaskRegistry, clock: ManualClock) -> None:
