@@ -24,7 +24,6 @@ from models.engine import ModelSpec
 from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, outcome
 
-
 SAMPLES = Path(__file__).parents[1] / "samples"
 BASE_URL = "http://testserver"
 

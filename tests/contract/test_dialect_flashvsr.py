@@ -107,7 +107,7 @@ async def test_fields_may_follow_the_file(server):
         ({"local_range": "9.5"}, 422, "int_parsing"),
         ({"preserve_aspect_ratio": "maybe"}, 422, "bool_parsing"),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 async def test_parameters_out_of_range_and_of_the_wrong_type(server, form, status, kind):
     answer = await create(server, **form)
@@ -316,11 +316,15 @@ async def test_result_before_there_is_one(server):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "tasks/{id}"), ("GET", "tasks/{id}/progress"), ("DELETE", "tasks/{id}"),
-        ("POST", "tasks/{id}/export_from_chunks"), ("GET", "files/{id}/result"), ("GET", "files/{id}/preview"),
+        ("GET", "tasks/{id}"),
+        ("GET", "tasks/{id}/progress"),
+        ("DELETE", "tasks/{id}"),
+        ("POST", "tasks/{id}/export_from_chunks"),
+        ("GET", "files/{id}/result"),
+        ("GET", "files/{id}/preview"),
         ("GET", "files/{id}/input"),
     ],
-)  # fmt: skip
+)
 async def test_unknown_and_foreign_tasks_are_404(server, method, path):
     await server.submit(task_id="of-another-dialect")
     for task_id in ("00000000-0000-4000-8000-000000000000", "of-another-dialect", "a%00b", "%2e%2e"):

@@ -292,16 +292,37 @@ async def test_only_upload_routes_take_large_forms(server):
     ("body", "content_type"),
     [
         (b"--B\r\nno headers at all", "multipart/form-data; boundary=B"),
-        (b'--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nabc', "multipart/form-data; boundary=B"),
+        (
+            b'--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nabc',
+            "multipart/form-data; boundary=B",
+        ),
         (b"--B\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--B--\r\n", "multipart/form-data; boundary=B"),
         (b"abc", "multipart/form-data"),
         (b"abc", "multipart/form-data; boundary=" + "B" * 300),
-        (b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"x" * 70_000 + b"\r\n--B--\r\n", "multipart/form-data; boundary=B"),
-        (b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 101 + b"--B--\r\n", "multipart/form-data; boundary=B"),
-        (b"--B\r\n" + b"X-Long: " + b"y" * 9000 + b"\r\n\r\n\r\n--B--\r\n", "multipart/form-data; boundary=B"),
+        (
+            b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"x" * 70_000 + b"\r\n--B--\r\n",
+            "multipart/form-data; boundary=B",
+        ),
+        (
+            b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 101 + b"--B--\r\n",
+            "multipart/form-data; boundary=B",
+        ),
+        (
+            b"--B\r\n" + b"X-Long: " + b"y" * 9000 + b"\r\n\r\n\r\n--B--\r\n",
+            "multipart/form-data; boundary=B",
+        ),
     ],
-    ids=["garbage", "cut", "no name", "no boundary", "long boundary", "long field", "many parts", "long header"],
-)  # fmt: skip
+    ids=[
+        "garbage",
+        "cut",
+        "no name",
+        "no boundary",
+        "long boundary",
+        "long field",
+        "many parts",
+        "long header",
+    ],
+)
 async def test_malformed_forms(server, body, content_type):
     for path in ("/v1/files/upload?file_path=a.bin", "/flashvsr/api/tasks/"):
         answer = await server.http.post(path, content=body, headers={"content-type": content_type})

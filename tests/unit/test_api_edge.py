@@ -41,10 +41,24 @@ async def test_any_other_request_id_is_replaced(server, given):
 async def test_both_slash_forms_answer_directly(server):
     await server.submit(task_id="t")
     paths = [
-        "/v1/tasks", "/v1/tasks/health", "/v1/tasks/supported-tasks", "/v1/tasks/t/status", "/v1/tasks/t/result",
-        "/v1/models", "/healthz", "/readyz", "/health", "/api/tasks", "/api/tasks/parameter_schema",
-        "/api/system/status", "/flashvsr", "/flashvsr/health", "/tasks/v1/tasks", "/openapi.json", "/docs",
-    ]  # fmt: skip
+        "/v1/tasks",
+        "/v1/tasks/health",
+        "/v1/tasks/supported-tasks",
+        "/v1/tasks/t/status",
+        "/v1/tasks/t/result",
+        "/v1/models",
+        "/healthz",
+        "/readyz",
+        "/health",
+        "/api/tasks",
+        "/api/tasks/parameter_schema",
+        "/api/system/status",
+        "/flashvsr",
+        "/flashvsr/health",
+        "/tasks/v1/tasks",
+        "/openapi.json",
+        "/docs",
+    ]
     for path in paths:
         assert (await server.http.get(path)).status_code == 200, path
         assert (await server.http.get(path + "/")).status_code == 200, path
@@ -124,11 +138,16 @@ async def guarded(tmp_path):
 @pytest.mark.parametrize(
     "headers",
     [
-        {}, {"Authorization": "Bearer wrong"}, {"Authorization": "first-key"}, {"Authorization": "Basic first-key"},
-        {"X-API-Key": ""}, {"X-API-Key": "first-key, second-key"}, {"X-API-Key": "schlüssel".encode()},
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "first-key"},
+        {"Authorization": "Basic first-key"},
+        {"X-API-Key": ""},
+        {"X-API-Key": "first-key, second-key"},
+        {"X-API-Key": "schlüssel".encode()},
     ],
     ids=["none", "wrong", "no scheme", "other scheme", "empty", "the whole list", "not ascii"],
-)  # fmt: skip
+)
 async def test_keys_are_needed(guarded, headers):
     for method, path in (
         ("GET", "/v1/tasks"),
@@ -217,9 +236,15 @@ def test_cancelled_counts_as_failed_where_it_is_shown_so():
 
 @pytest.mark.parametrize(
     ("dialect", "keys"),
-    [(INDEXED, {"detail"}), (FLASHVSR, {"detail"}), (CREATION, {"detail"}), (HALLO2, {"detail", "error_code"}), (TASKS, {"detail", "error"})],
+    [
+        (INDEXED, {"detail"}),
+        (FLASHVSR, {"detail"}),
+        (CREATION, {"detail"}),
+        (HALLO2, {"detail", "error_code"}),
+        (TASKS, {"detail", "error"}),
+    ],
     ids=lambda value: getattr(value, "name", ""),
-)  # fmt: skip
+)
 def test_error_shapes(dialect, keys):
     assert set(dialect.error_body(Problem(400, "CODE", "text"))) == keys
 

@@ -63,10 +63,14 @@ async def test_file_path_may_come_before_after_or_in_the_query(server, order):
         ([("file_path", (None, "a")), ("file", ("x", b""))], 400, "文件大小为0"),
         ([("file_path", (None, "../a")), ("file", ("x", b"abc"))], 400, "无效的文件路径"),
         ([("file", ("x", b"abc")), ("file_path", (None, "../a"))], 400, "无效的文件路径"),
-        ([("bucket", (None, "other")), ("file", ("x", b"abc")), ("file_path", (None, "a"))], 400, "bucket must be mediaray"),
+        (
+            [("bucket", (None, "other")), ("file", ("x", b"abc")), ("file_path", (None, "a"))],
+            400,
+            "bucket must be mediaray",
+        ),
     ],
     ids=["no path", "empty path", "empty file", "bad path", "bad path after", "other bucket"],
-)  # fmt: skip
+)
 async def test_uploads_that_are_refused(server, parts, status, text):
     answer = await server.http.post("/v1/files/upload", files=parts)
     assert (answer.status_code, answer.json()["detail"]) == (status, text)
@@ -155,8 +159,11 @@ async def test_validators(server):
     first = (await server.http.get(path)).headers
     tag, date = first["etag"], first["last-modified"]
     for headers in (
-        {"if-none-match": tag}, {"if-none-match": f'"x", W/{tag}'}, {"if-none-match": "*"}, {"if-modified-since": date},
-    ):  # fmt: skip
+        {"if-none-match": tag},
+        {"if-none-match": f'"x", W/{tag}'},
+        {"if-none-match": "*"},
+        {"if-modified-since": date},
+    ):
         answer = await server.http.get(path, headers=headers)
         assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
     for headers in (
@@ -257,10 +264,19 @@ async def test_a_large_file_is_streamed_in_pieces(server):
             pieces.append(len(message["body"]))
 
     scope = {
-        "type": "http", "method": "GET", "path": "/v1/files/download/big", "raw_path": b"", "query_string": b"",
-        "headers": [(b"host", b"testserver")], "http_version": "1.1", "scheme": "http", "root_path": "",
-        "client": ("127.0.0.1", 1), "server": ("testserver", 80), "asgi": {"version": "3.0", "spec_version": "2.4"},
-    }  # fmt: skip
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/files/download/big",
+        "raw_path": b"",
+        "query_string": b"",
+        "headers": [(b"host", b"testserver")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "client": ("127.0.0.1", 1),
+        "server": ("testserver", 80),
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+    }
     await server.app(scope, receive, send)
     assert sum(pieces) == len(content)
     assert max(pieces) <= 1024**2
