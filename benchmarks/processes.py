@@ -47,7 +47,7 @@ def running(
 
 def end_tree(process: psutil.Popen) -> None:
     """Ask the process to end as Ctrl-C does not: SIGTERM; kill whatever of its tree is left."""
-    tree = [process]
+    tree: list[psutil.Process] = [process]
     with suppress(psutil.NoSuchProcess):
         tree += process.children(recursive=True)
         process.terminate()

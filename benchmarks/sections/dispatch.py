@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,15 @@ Timing = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """One system's figures. `efficiency` is ideal / actual time from the first start to the last end."""
+    """One system's figures. `efficiency` is ideal / actual time from the first start to the last end.
+
+    `start_ms` is by the server's own clock; `seen_ms` from the submit leaving the client until the
+    client saw the task completed, which no true start can exceed.
+    """
 
     efficiency: float
-    start_p50_ms: float
-    start_p99_ms: float
+    start_ms: list[float]
+    seen_ms: list[float]
 
 
 async def _timing(connection: Connection, task_id: str) -> Timing:
@@ -57,16 +62,19 @@ async def _burst(system: System, server: Server) -> list[Timing]:
     return timings
 
 
-async def _one_by_one(system: System, server: Server, count: int) -> list[float]:
-    """Seconds from recorded to started, with nothing else to do."""
-    waits_s: list[float] = []
+async def _one_by_one(system: System, server: Server, count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of start and of seen, with nothing else to do."""
+    start_ms: list[float] = []
+    seen_ms: list[float] = []
     async with connections(server.port, 1) as (connection,):
         for _ in range(count):
+            sent_at = time.perf_counter()
             task_id = (await connection.ask(system.submit(NO_OP)))["task_id"]
             await until_final(system, connection, task_id, IDLE_POLL_S)
+            seen_ms.append((time.perf_counter() - sent_at) * 1000)
             timing = await _timing(connection, task_id)
-            waits_s.append(timing["started_at"] - timing["created_at"])
-    return waits_s
+            start_ms.append((timing["started_at"] - timing["created_at"]) * 1000)
+    return start_ms, seen_ms
 
 
 def _efficiency(timings: list[Timing]) -> float:
@@ -80,8 +88,12 @@ def _measure(system: System, started: AbstractContextManager[Server]) -> Dispatc
     with started as server:
         asyncio.run(_one_by_one(system, server, 20))
         efficiency = _efficiency(asyncio.run(_burst(system, server)))
-        waits_ms = [wait_s * 1000 for wait_s in asyncio.run(_one_by_one(system, server, SINGLE_TASKS))]
-    return Dispatch(efficiency, percentile(waits_ms, 50), percentile(waits_ms, 99))
+        start_ms, seen_ms = asyncio.run(_one_by_one(system, server, SINGLE_TASKS))
+    return Dispatch(efficiency, start_ms, seen_ms)
+
+
+def _spread(values_ms: list[float]) -> str:
+    return f"{percentile(values_ms, 50):.1f} / {percentile(values_ms, 99):.1f} ms"
 
 
 def measure_dispatch(place: Place, systems: list[System]) -> Report:
@@ -93,20 +105,17 @@ def measure_dispatch(place: Place, systems: list[System]) -> Report:
         start = partial(start_ours, replicas=1) if system is OURS else system.start
         found[system.name] = _measure(system, start(place, SLOTS))
     rows = [
-        (name, f"{one.efficiency:.1%}", f"{one.start_p50_ms:.1f} / {one.start_p99_ms:.1f} ms")
+        (name, f"{one.efficiency:.1%}", _spread(one.start_ms), _spread(one.seen_ms))
         for name, one in found.items()
     ]
     return Report(
         name="dispatch",
         title=f"Dispatch: {TASKS} tasks of {SLEEP_S * 1000:g} ms on {SLOTS} slots; free replica → start",
-        header=("system", "of the ideal", "recorded → started p50 / p99"),
+        header=("system", "of the ideal", "recorded → started p50 / p99", "sent → seen done p50 / p99"),
         rows=rows,
         notes=_notes(found),
         claims=_claims(found),
-        raw={
-            name: {"efficiency": one.efficiency, "start_p99_ms": one.start_p99_ms}
-            for name, one in found.items()
-        },
+        raw={name: asdict(one) for name, one in found.items()},
     )
 
 
@@ -125,5 +134,8 @@ def _claims(found: dict[str, Dispatch]) -> dict[str, bool]:
     ours = found[OURS.name]
     return {
         f"dispatch efficiency at least {MIN_EFFICIENCY:.0%}": ours.efficiency >= MIN_EFFICIENCY,
-        f"free replica → start p99 at most {MAX_START_MS:g} ms": ours.start_p99_ms <= MAX_START_MS,
+        f"free replica → start p99 at most {MAX_START_MS:g} ms, even by sent → seen done": percentile(
+            ours.seen_ms, 99
+        )
+        <= MAX_START_MS,
     }
