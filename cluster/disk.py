@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from cluster.errors import ArtifactNotFound, StorageFailure
+from cluster.errors import ArtifactNotFound, StorageFailure, StorageFull
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MOVE_TRIES = 100
@@ -32,7 +32,7 @@ def failing(full_text: str, key: str | None = None) -> Iterator[None]:
         if key is not None and (isinstance(error, NO_FILE) or error.errno == errno.ELOOP):
             raise ArtifactNotFound(key) from error
         if error.errno in _FULL:
-            raise StorageFailure(full_text) from error
+            raise StorageFull(full_text) from error
         cause = error.strerror or type(error).__name__
         raise StorageFailure(f"the artifact store's disk failed: {cause}") from error
 

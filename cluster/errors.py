@@ -9,7 +9,8 @@
     ├── RegistryUnavailable   the registry is restarting or its disk fails; try again
     ├── InvalidKey            a storage key, path or file name that is not a plain relative name
     ├── ArtifactNotFound      no object under this key
-    ├── StorageFailure        the artifact store failed (disk full, S3 down)
+    ├── StorageFailure        the artifact store failed for what may be a passing reason (S3 down)
+    │   └── StorageFull       its disk is full
     ├── ExpiredUrl            a signed download URL after its time; ask for a new one
     └── BadSignature          a download token that was not signed here for this key
 
@@ -86,6 +87,10 @@ class ArtifactNotFound(ClusterError):
 
 class StorageFailure(ClusterError):
     """The message names the cause and the next step, without secrets."""
+
+
+class StorageFull(StorageFailure):
+    """No space left: trying again would fail again."""
 
 
 class ExpiredUrl(ClusterError):

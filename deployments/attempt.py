@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import keys
-from cluster.errors import ArtifactNotFound, StorageFailure
+from cluster.errors import ArtifactNotFound, StorageFailure, StorageFull
 from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Failure, FailureCode, Json, Outcome, OutcomeKind, Progress, Task
 from deployments.engines import EngineRoom
@@ -45,7 +45,8 @@ FAILURES: tuple[tuple[type[BaseException], FailureCode, bool], ...] = (
     (TransientFailure, FailureCode.INTERNAL_ERROR, True),
     (PermanentFailure, FailureCode.INTERNAL_ERROR, False),
     (ArtifactNotFound, FailureCode.FILE_NOT_FOUND, False),
-    (StorageFailure, FailureCode.INTERNAL_ERROR, False),
+    (StorageFull, FailureCode.INTERNAL_ERROR, False),
+    (StorageFailure, FailureCode.INTERNAL_ERROR, True),
     (MemoryError, FailureCode.INTERNAL_ERROR, True),
 )
 

@@ -9,18 +9,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
+import httpx
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mediaray import Client
-from mediaray.errors import ServerUnavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
@@ -47,7 +47,7 @@ JOBS = (
 
 def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
-    table = Table("task", "engine", "seconds", "file")
+    table = Table("task", "engine", "seconds", Column("file", overflow="fold"))
     with server() as url, Client(url) as client:
         for job in JOBS:
             table.add_row(*run(client, job))
@@ -82,17 +82,18 @@ def server() -> Iterator[str]:
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline_s = time.monotonic() + READY_S
-    with console.status("starting a private server"), Client(url) as client:
-        while True:
-            try:
-                if client.is_ready():
-                    return
-            except ServerUnavailable:
-                pass
+    with console.status("starting a private server"):
+        while not is_ready(url):
             if process.poll() is not None or time.monotonic() > deadline_s:
                 console.print(log_path.read_text(errors="replace")[-4000:])
                 raise SystemExit("the server did not start; its log is above")
             time.sleep(0.2)
+
+
+def is_ready(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/readyz", timeout=10).is_success
+    return False
 
 
 def run(client: Client, job: Job) -> tuple[str, str, str, str]:
@@ -105,7 +106,7 @@ def run(client: Client, job: Job) -> tuple[str, str, str, str]:
             share = "" if progress.fraction is None else f" {progress.fraction:.0%}"
             status.update(f"{job.task} {progress.stage}{share}")
 
-        done = client.wait(task.task_id, on_progress=show)
+        done = client.wait(task.id, on_progress=show)
         seconds = time.monotonic() - begin_s
         files = client.download(done, OUTPUT)
     engine = done.result["engine"]
