@@ -181,7 +181,7 @@ class Client:
         headers = {
             "content-length": str(path.stat().st_size),
             "content-type": "application/octet-stream",
-            # Ray Serve then hands body bytes on at the application's pace instead of collecting them. It wants
+            # Ray Serve then hands body bytes on at the application's pace, not collecting them. It wants
             # exactly ?1, a true of RFC 8941: any other value counts as false.
             "x-request-disconnect-disabled": "?1",
         }
