@@ -27,6 +27,7 @@ from tenacity import (
 )
 
 from cluster.book import RegistryLimits
+from cluster.channel import ChannelAddress, ChannelBroken, ChannelClient, ChannelServer
 from cluster.errors import ClusterError, RegistryUnavailable
 from cluster.registry import TaskRegistry
 from cluster.settings import Settings
@@ -55,10 +56,13 @@ _TICK_S = 0.5
 _SWEEP_EVERY_TICKS = 10
 _MAX_CONCURRENCY = 10_000
 _PATIENCE_S = 30.0
-# Two batches under way overlap the actor's work with the wire; more only makes the batches smaller.
-_MAX_BATCHES_UNDER_WAY = 2
+# Hot operations share batches; the others may read the database for long and travel alone.
+_BATCHED = frozenset({"submit", "beat", "finish"})
 
 _HEAD_NODE = {"node:__internal_head__": 0.001}
+
+# What says that the actor's process is gone or going.
+_BROKEN = (RayActorError, ChannelBroken)
 
 _Calls = list[tuple[str, tuple[Any, ...]]]
 _Pending = list[tuple[str, tuple[Any, ...], asyncio.Future[Any]]]
@@ -67,12 +71,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RegistryFacts:
-    """What the running actor says of itself; `settings_digest` tells whether it must be replaced."""
+    """What the running actor says of itself.
+
+    `settings_digest` tells whether it must be replaced, `channel` where to reach it without Ray.
+    """
 
     pid: int
     epoch: int
     settings_digest: str
     database_url: str
+    channel: ChannelAddress
 
 
 class RegistryActor:
@@ -94,7 +102,11 @@ class RegistryActor:
 
     def _facts(self) -> RegistryFacts:
         return RegistryFacts(
-            os.getpid(), self._registry.epoch, _digest(self._settings), self._store.redacted_url
+            os.getpid(),
+            self._registry.epoch,
+            _digest(self._settings),
+            self._store.redacted_url,
+            self._channel.address,
         )
 
     async def call_many(self, calls: _Calls) -> list[Any]:
@@ -122,6 +134,8 @@ class RegistryActor:
 
     async def _start(self) -> None:
         await self._registry.open()
+        self._channel = ChannelServer(self.call_many, ray.util.get_node_ip_address())
+        await self._channel.start()
         self._clock = asyncio.get_running_loop().create_task(self._run_clock())
 
     async def _run_clock(self) -> None:
@@ -150,16 +164,17 @@ class RegistryActor:
 class RegistryClient:
     """The registry from any process: same methods, same errors, batched and retried calls.
 
-    Calls that are made while two batches are under way travel together in the next. While the actor
+    Hot calls that are made while a batch is under way travel together in the next. While the actor
     restarts, calls are repeated (every operation is idempotent) until `_PATIENCE_S` is over; then
     RegistryUnavailable. One instance belongs to one event loop.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._actor: Any = None
+        self._line: ChannelClient | None = None
+        self._connecting = asyncio.Lock()
         self._pending: _Pending = []
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._sender: asyncio.Task[None] | None = None
 
     async def submit(self, new: NewTask) -> Submission:
         submission: Submission = await self._call("submit", new)
@@ -193,11 +208,11 @@ class RegistryClient:
         return task
 
     async def watch(self, epoch: int, since: int, wait_s: float) -> Feed:
-        feed: Feed = await self._call_alone("watch", epoch, since, wait_s)
+        feed: Feed = await self._call("watch", epoch, since, wait_s)
         return feed
 
     async def lease(self, request: LeaseRequest) -> Sequence[Task]:
-        tasks: Sequence[Task] = await self._call_alone("lease", request)
+        tasks: Sequence[Task] = await self._call("lease", request)
         return tasks
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
@@ -217,28 +232,21 @@ class RegistryClient:
         return page
 
     async def _call(self, method: str, *args: Any) -> Any:
+        if method not in _BATCHED:
+            return _value((await self._ask([(method, args)]))[0])
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending.append((method, args, answer))
-        self._send_pending()
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.get_running_loop().create_task(self._send_pending())
         return _value(await answer)
 
-    async def _call_alone(self, method: str, *args: Any) -> Any:
-        """A call that may wait long on the other side, and so must not share a batch."""
-        return _value((await self._ask([(method, args)]))[0])
-
-    def _send_pending(self) -> None:
-        if not self._pending or len(self._under_way) >= _MAX_BATCHES_UNDER_WAY:
-            return
-        batch, self._pending = self._pending, []
-        task = asyncio.get_running_loop().create_task(self._send(batch))
-        self._under_way.add(task)
-        task.add_done_callback(self._sent)
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
-        self._send_pending()
+    async def _send_pending(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            await self._send(batch)
 
     async def _send(self, batch: _Pending) -> None:
+        answers: Sequence[Any]
         try:
             answers = await self._ask([(method, args) for method, args, _ in batch])
         except ClusterError as error:
@@ -249,29 +257,37 @@ class RegistryClient:
 
     async def _ask(self, calls: _Calls) -> Sequence[Any]:
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(RayActorError),
+            retry=retry_if_exception_type(_BROKEN),
             wait=wait_exponential_jitter(initial=0.05, max=1.0),
             stop=stop_after_delay(_PATIENCE_S),
-            before_sleep=self._forget_actor,
+            before_sleep=_mark_repeated,
             reraise=True,
         )
         try:
             answers: Sequence[Any] = await retrying(self._ask_once, calls)
-        except RayActorError as error:
+        except _BROKEN as error:
             raise RegistryUnavailable("the task registry is restarting; try again") from error
         return answers
 
     async def _ask_once(self, calls: _Calls) -> Sequence[Any]:
-        if self._actor is None:
-            self._actor = await asyncio.to_thread(get_or_start, self._settings)
-        answers: Sequence[Any] = await self._actor.call_many.remote(calls)
+        line = self._line or await self._connect()
+        try:
+            answers: Sequence[Any] = await line.call_many(calls)
+        except ChannelBroken:
+            if self._line is line:
+                self._line = None
+                await line.close()
+            raise
         return answers
 
-    def _forget_actor(self, state: RetryCallState) -> None:
-        """Before a repetition: the actor may be another one, and a fresh id is no longer fresh."""
-        self._actor = None
-        calls = state.args[0]
-        calls[:] = [(method, tuple(map(_as_repeated, args))) for method, args in calls]
+    async def _connect(self) -> ChannelClient:
+        """Ask Ray for the actor, starting it where it is gone, and open the line it names."""
+        async with self._connecting:
+            if self._line is None:
+                actor = await asyncio.to_thread(get_or_start, self._settings)
+                facts: RegistryFacts = await actor.facts.remote()
+                self._line = ChannelClient(facts.channel)
+            return self._line
 
 
 class RegistryMetrics:
@@ -363,6 +379,12 @@ def _value(answer: Any) -> Any:
     if isinstance(answer, ClusterError):
         raise answer
     return answer
+
+
+def _mark_repeated(state: RetryCallState) -> None:
+    """Before a repetition: an id that was fresh may be recorded by now."""
+    calls = state.args[0]
+    calls[:] = [(method, tuple(map(_as_repeated, args))) for method, args in calls]
 
 
 def _as_repeated(argument: Any) -> Any:

@@ -37,12 +37,17 @@ _REMEMBERED_FINAL = 5_000
 
 @dataclass(frozen=True, slots=True)
 class RegistryLimits:
-    """The registry's numbers. `coalesce_s`: how long the watch feed gathers before it answers."""
+    """The registry's numbers.
+
+    `coalesce_s`: how long the watch feed gathers before it answers. `gather_s`: how long a lease for
+    several slots does, once the first task is there.
+    """
 
     lease_s: float = 15.0
     max_queued_tasks: int = 10_000
     retention_s: float = 7 * 86400.0
     coalesce_s: float = 0.02
+    gather_s: float = 0.005
 
 
 class TaskBook:

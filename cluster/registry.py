@@ -150,6 +150,9 @@ class TaskRegistry:
                 break
             if not await self._book.work_within(request.service, deadline - loop.time()):
                 return []
+            if request.slots > 1:
+                # Work that arrives together is leased together.
+                await asyncio.sleep(self._limits.gather_s)
         return [self._book.live[task_id] for task_id in self._book.leases.of_request(request.request_id)]
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
