@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -88,13 +88,24 @@ class Settings(BaseSettings):
         return self.workspace_dir or self.data_path / "work"
 
 
-def private_ray_environment(run_dir: Path, ports: Sequence[int], haproxy: str) -> None:
+@dataclass(frozen=True, slots=True)
+class PrivatePorts:
+    """Loopback ports of one private server, apart from every other server's on this machine.
+
+    `ingress` is where its ingress replicas listen for HAProxy: Ray's own default range is the same for
+    all servers, and HAProxy may route to a neighbour's replica while its own one starts.
+    """
+
+    haproxy_stats: int
+    haproxy_metrics: int
+    ingress: range
+
+
+def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) -> None:
     """Set what Ray reads when a private server starts: HAProxy with files and ports of its own.
 
-    `ports` are for HAProxy's statistics and metrics; `haproxy` is the program to run, "" for none.
-    Values that the operator has set stay.
+    `haproxy` is the program to run, "" for none. Values that the operator has set stay.
     """
-    stats_port, metrics_port = ports
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -104,8 +115,11 @@ def private_ray_environment(run_dir: Path, ports: Sequence[int], haproxy: str) -
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_dir),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.ingress.stop - 1),
+        "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }

