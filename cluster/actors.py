@@ -56,8 +56,6 @@ _TICK_S = 0.5
 _SWEEP_EVERY_TICKS = 10
 _MAX_CONCURRENCY = 10_000
 _PATIENCE_S = 30.0
-# Hot operations share batches; the others may read the database for long and travel alone.
-_BATCHED = frozenset({"submit", "beat", "finish"})
 
 _HEAD_NODE = {"node:__internal_head__": 0.001}
 
@@ -93,6 +91,7 @@ class RegistryActor:
         limits = RegistryLimits(settings.lease_s, settings.max_queued_tasks, settings.retention_s)
         self._registry = TaskRegistry(self._store, time.time, limits)
         self._metrics = RegistryMetrics()
+        self._channel = ChannelServer(self.call_many)
         self._opened: asyncio.Task[None] | None = None
         self._clock: asyncio.Task[None] | None = None
 
@@ -106,7 +105,7 @@ class RegistryActor:
             self._registry.epoch,
             _digest(self._settings),
             self._store.redacted_url,
-            self._channel.address,
+            self._address,
         )
 
     async def call_many(self, calls: _Calls) -> list[Any]:
@@ -117,6 +116,7 @@ class RegistryActor:
     async def close(self) -> None:
         """Write what is pending; the actor is about to be killed."""
         await self._open()
+        self._channel.close()
         await self._registry.close()
 
     async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
@@ -134,8 +134,7 @@ class RegistryActor:
 
     async def _start(self) -> None:
         await self._registry.open()
-        self._channel = ChannelServer(self.call_many, ray.util.get_node_ip_address())
-        await self._channel.start()
+        self._address = await self._channel.start(ray.util.get_node_ip_address())
         self._clock = asyncio.get_running_loop().create_task(self._run_clock())
 
     async def _run_clock(self) -> None:
@@ -164,7 +163,7 @@ class RegistryActor:
 class RegistryClient:
     """The registry from any process: same methods, same errors, batched and retried calls.
 
-    Hot calls that are made while a batch is under way travel together in the next. While the actor
+    Quick calls that are made while a batch is under way travel together in the next. While the actor
     restarts, calls are repeated (every operation is idempotent) until `_PATIENCE_S` is over; then
     RegistryUnavailable. One instance belongs to one event loop.
     """
@@ -177,7 +176,7 @@ class RegistryClient:
         self._sender: asyncio.Task[None] | None = None
 
     async def submit(self, new: NewTask) -> Submission:
-        submission: Submission = await self._call("submit", new)
+        submission: Submission = await self._call_together("submit", new)
         return submission
 
     async def get(self, task_id: str) -> Task:
@@ -212,15 +211,16 @@ class RegistryClient:
         return feed
 
     async def lease(self, request: LeaseRequest) -> Sequence[Task]:
-        tasks: Sequence[Task] = await self._call("lease", request)
+        ask = self._call if request.wait_s else self._call_together
+        tasks: Sequence[Task] = await ask("lease", request)
         return tasks
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
-        verdicts: Sequence[Verdict] = await self._call("beat", worker, beats)
+        verdicts: Sequence[Verdict] = await self._call_together("beat", worker, beats)
         return verdicts
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
-        accepted: Sequence[bool] = await self._call("finish", outcomes)
+        accepted: Sequence[bool] = await self._call_together("finish", outcomes)
         return accepted
 
     async def facts(self) -> RegistryFacts:
@@ -232,8 +232,11 @@ class RegistryClient:
         return page
 
     async def _call(self, method: str, *args: Any) -> Any:
-        if method not in _BATCHED:
-            return _value((await self._ask([(method, args)]))[0])
+        """A call that may wait or read the database for long, and so travels alone."""
+        return _value((await self._ask([(method, args)]))[0])
+
+    async def _call_together(self, method: str, *args: Any) -> Any:
+        """A quick call: travels with those made in this turn, or while a batch is under way."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending.append((method, args, answer))
         if self._sender is None or self._sender.done():
@@ -276,7 +279,7 @@ class RegistryClient:
         except ChannelBroken:
             if self._line is line:
                 self._line = None
-                await line.close()
+                line.close()
             raise
         return answers
 
@@ -286,7 +289,7 @@ class RegistryClient:
             if self._line is None:
                 actor = await asyncio.to_thread(get_or_start, self._settings)
                 facts: RegistryFacts = await actor.facts.remote()
-                self._line = ChannelClient(facts.channel)
+                self._line = await ChannelClient.connect(facts.channel)
             return self._line
 
 

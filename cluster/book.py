@@ -47,7 +47,7 @@ class RegistryLimits:
     max_queued_tasks: int = 10_000
     retention_s: float = 7 * 86400.0
     coalesce_s: float = 0.02
-    gather_s: float = 0.005
+    gather_s: float = 0.02
 
 
 class TaskBook:

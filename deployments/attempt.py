@@ -5,11 +5,8 @@ Runs on a worker thread; the replica's control thread tells it to stop and reads
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,6 +17,7 @@ from cluster import keys
 from cluster.errors import ArtifactNotFound, StorageFailure, StorageFull
 from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Failure, FailureCode, Json, Outcome, OutcomeKind, Progress, Task
+from deployments.attempt_logs import ATTEMPT_LOGS, AttemptLog
 from deployments.engines import EngineRoom
 from deployments.pace import Pace
 from deployments.results import replaced_paths
@@ -35,7 +33,6 @@ from models.errors import (
 )
 
 LOG_NAME = "attempt.log"
-_MAX_LOG_LINES = 5_000
 
 # Which failure an exception stands for; the first class that matches decides.
 FAILURES: tuple[tuple[type[BaseException], FailureCode, bool], ...] = (
@@ -70,7 +67,7 @@ class RunningAttempt(RunContext):
         self.task_id = task.id
         self.device = device
         self.threads = threads
-        self.logger = logging.getLogger(f"mediaray.attempt.{task.id}.{task.fence}")
+        self.logger = self._log = AttemptLog()
         self.started_s = time.monotonic()
         self.workspace = workspace
         self._storage = storage
@@ -80,7 +77,6 @@ class RunningAttempt(RunContext):
         self._progress = Progress()
         self._pace = Pace()
         self._has_committed = False
-        self._log: deque[str] = deque(maxlen=_MAX_LOG_LINES)
 
     # What the engine sees
 
@@ -93,7 +89,7 @@ class RunningAttempt(RunContext):
         return self._folder("scratch")
 
     def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
-        if stage != self._progress.stage:
+        if stage != self._progress.stage and self._progress.stage:
             self.logger.info("stage: %s", stage)
         eta_s = self._pace.eta_s(stage, done, total, time.monotonic())
         self._progress = Progress(done, total, unit, stage, eta_s)
@@ -128,7 +124,7 @@ class RunningAttempt(RunContext):
 
     def run(self, engines: EngineRoom) -> Outcome:
         """Do the work and publish it; every way to end becomes an Outcome. Never raises."""
-        with self._captured_log():
+        with ATTEMPT_LOGS.collecting(self._log):
             try:
                 outcome = self._run(engines)
             except Cancelled:
@@ -155,31 +151,33 @@ class RunningAttempt(RunContext):
 
     def _run(self, engines: EngineRoom) -> Outcome:
         loaded = engines.get(self.task.name)
-        with self._stage("fetch"):
-            inputs = loaded.model.inputs.model_validate(self.task.inputs | self._fetched(loaded.model))
+        inputs = loaded.model.inputs.model_validate(self.task.inputs | self._fetched(loaded.model))
         with self._stage("run"):
             result = loaded.engine.run(inputs, self)
         self.check()
-        with self._stage("publish"):
-            artifacts = self._publish()
+        artifacts = self._publish()
         values = self._public(result) | {"engine": loaded.spec.label}
         return self._outcome(OutcomeKind.SUCCEEDED, result=values, artifacts=artifacts)
 
     def _fetched(self, model: ModelSpec) -> Json:
         """Local paths of the file inputs, with the names that callers gave them."""
-        paths = {}
-        for field in file_fields(model.inputs).keys() & self.task.files.keys():
-            key = self.task.files[field]
-            path = self._folder("input") / field / Path(key).name
-            path.parent.mkdir()
-            self._storage.fetch(key, path)
-            paths[field] = str(path)
-        return paths
+        if not self.task.files:
+            return {}
+        with self._stage("fetch"):
+            fields = file_fields(model.inputs).keys() & self.task.files.keys()
+            return {field: str(self._fetch(field, self.task.files[field])) for field in fields}
+
+    def _fetch(self, field: str, key: str) -> Path:
+        path = self._folder("input") / field / Path(key).name
+        path.parent.mkdir()
+        self._storage.fetch(key, path)
+        return path
 
     def _publish(self) -> tuple[Artifact, ...]:
         if "output_dir" not in self.__dict__:
             return ()
-        return tuple(self._put(path) for path in _files_below(self.output_dir))
+        with self._stage("publish"):
+            return tuple(self._put(path) for path in _files_below(self.output_dir))
 
     def _put(self, path: Path) -> Artifact:
         self.check()
@@ -220,49 +218,16 @@ class RunningAttempt(RunContext):
         yield
         self._on_stage_s(name, time.monotonic() - begin_s)
 
-    @contextmanager
-    def _captured_log(self) -> Iterator[None]:
-        """Collect what the engine logs, and what libraries log on this thread."""
-        handler = _LogCapture(self._log, self.logger.name, threading.get_ident())
-        self.logger.setLevel(logging.INFO)
-        self.logger.addHandler(handler)
-        root = logging.getLogger()
-        root.addHandler(handler)
-        try:
-            yield
-        finally:
-            self.logger.removeHandler(handler)
-            root.removeHandler(handler)
-
     def _store_log(self) -> None:
         """Keep the log beside the outputs; losing it must not cost the result."""
-        if not self._log:
+        if not self._log.lines:
             return
         try:
             with self._storage.writer(keys.artifact_key(self.task_id, self.task.fence, LOG_NAME)) as writer:
-                writer.write("\n".join([*self._log, ""]).encode())
+                writer.write("\n".join([*self._log.lines, ""]).encode())
                 writer.commit()
         except StorageFailure as error:
             self.logger.warning("the attempt's log was not stored: %s", error)
-
-
-class _LogCapture(logging.Handler):
-    """Takes records of one attempt: by its logger's name, or by its thread."""
-
-    def __init__(self, lines: deque[str], logger_name: str, thread: int) -> None:
-        super().__init__(logging.INFO)
-        self.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
-        self._lines = lines
-        self._logger_name = logger_name
-        self._thread = thread
-        self._last: logging.LogRecord | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        is_ours = record.name == self._logger_name or record.thread == self._thread
-        # A record of the attempt's logger comes twice: directly and through the root logger.
-        if is_ours and record is not self._last:
-            self._last = record
-            self._lines.append(self.format(record))
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,14 +100,18 @@ class LeaseLoop:
 
     async def _lease(self) -> None:
         """One turn: wait for a free slot, then for work, then begin it."""
+        tasks: Sequence[Task] = ()
         if self._free_slots == 0:
             self._slot_freed.clear()
             await self._slot_freed.wait()
-        request = LeaseRequest(
-            self._terms.service, self._terms.worker, uuid.uuid4().hex, self._free_slots, _LEASE_WAIT_S
-        )
-        for task in await self._registry.lease(request):
+            # Travels, and is committed, together with the report of the attempt that freed the slot.
+            tasks = await self._registry.lease(self._request(wait_s=0.0))
+        for task in tasks or await self._registry.lease(self._request(wait_s=_LEASE_WAIT_S)):
             self._begin(task)
+
+    def _request(self, wait_s: float) -> LeaseRequest:
+        terms = self._terms
+        return LeaseRequest(terms.service, terms.worker, uuid.uuid4().hex, self._free_slots, wait_s)
 
     def _begin(self, task: Task) -> None:
         if self._is_draining.is_set():

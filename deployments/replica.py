@@ -20,6 +20,7 @@ from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.task import Outcome, Task
 from deployments.attempt import RunningAttempt
+from deployments.attempt_logs import ATTEMPT_LOGS
 from deployments.direct_call import run_directly
 from deployments.engines import EngineRoom
 from deployments.lease_loop import LeaseLoop, LeaseTerms, logger
@@ -47,6 +48,7 @@ class ModelReplica:
 
     def __init__(self, settings: Settings, plan: ReplicaPlan) -> None:
         worker = f"{plan.service}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        ATTEMPT_LOGS.install()
         self._plan = plan
         self._metrics = StageMetrics(plan.service)
         self._storage = open_store(settings)

@@ -111,7 +111,7 @@ class RunContext(ABC):
     task_id: str
     threads: int
     device: str
-    logger: logging.Logger
+    logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
 
     @abstractmethod
     def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:

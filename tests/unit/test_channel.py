@@ -1,0 +1,97 @@
+"""The line into the registry: overlapping calls, a server that goes, callers without the proof."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.channel import CallMany, ChannelAddress, ChannelBroken, ChannelClient, ChannelServer
+
+HOST = "127.0.0.1"
+
+Serve = Callable[[CallMany], Awaitable[ChannelAddress]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    servers = []
+
+    async def serve_one(call_many: CallMany) -> ChannelAddress:
+        servers.append(ChannelServer(call_many))
+        return await servers[-1].start(HOST)
+
+    yield serve_one
+    for server in servers:
+        server.close()
+
+
+async def test_overlapping_calls_get_their_own_answers(serve: Serve) -> None:
+    gate = asyncio.Event()
+
+    async def call_many(calls: Any) -> Any:
+        if calls == "slow":
+            await gate.wait()
+        return [calls]
+
+    line = await ChannelClient.connect(await serve(call_many))
+    slow = asyncio.create_task(line.call_many("slow"))
+    assert await line.call_many("quick") == ["quick"]
+    gate.set()
+    assert await slow == ["slow"]
+    line.close()
+
+
+async def test_a_caller_without_the_proof_is_hung_up_on_before_anything_is_opened(serve: Serve) -> None:
+    opened = []
+
+    async def call_many(calls: Any) -> Any:
+        opened.append(calls)
+
+    address = await serve(call_many)
+    line = await ChannelClient.connect(replace(address, proof=bytes(32)))
+    with pytest.raises(ChannelBroken):
+        await line.call_many("x")
+    assert not opened
+
+
+async def test_an_ended_line_breaks_waiting_and_later_calls(serve: Serve) -> None:
+    async def call_many(calls: Any) -> Any:
+        await asyncio.Event().wait()
+
+    line = await ChannelClient.connect(await serve(call_many))
+    waiting = asyncio.create_task(line.call_many("x"))
+    await asyncio.sleep(0)
+    line.close()
+    with pytest.raises(ChannelBroken):
+        await waiting
+    with pytest.raises(ChannelBroken):
+        await line.call_many("y")
+
+
+async def test_a_failing_call_is_answered_and_the_line_goes_on(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call_many(calls: Any) -> Any:
+        if calls == "bad":
+            raise ValueError("a bug")
+        return calls
+
+    line = await ChannelClient.connect(await serve(call_many))
+    with pytest.raises(ChannelBroken):
+        await line.call_many("bad")
+    assert await line.call_many("good") == "good"
+    assert "a bug" in caplog.text
+    line.close()
+
+
+async def test_nobody_listening(serve: Serve) -> None:
+    async def call_many(calls: Any) -> Any:
+        return calls
+
+    address = await serve(call_many)
+    with pytest.raises(ChannelBroken):
+        await ChannelClient.connect(replace(address, port=1))
