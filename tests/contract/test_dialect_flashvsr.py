@@ -16,6 +16,7 @@ from cluster.task import Status
 from models.catalog import CATALOG
 from models.media import probe
 from models.video_streams import ChunkWriter, VideoForm
+from models.zoo.flashvsr import UpscaleInputs, _video_info, predicted_size
 from tests.api_client import SAMPLES, serving
 
 VIDEO = SAMPLES / "carphone_pristine.mp4"
@@ -286,6 +287,28 @@ async def test_completed_task_and_its_files(server):
     assert answer.headers["content-type"] == "video/mp4"
     head = await server.http.head(f"/flashvsr/api/files/{body['id']}/result")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(result)), b"")
+
+
+async def test_the_video_info_of_a_completed_task_is_that_of_its_input(server):
+    body = await created(server, scale="4", preprocess_width="128")
+    task = await server.start("flashvsr")
+    info = probe(VIDEO)
+    inputs = UpscaleInputs(video_path="clip one.mp4", scale=4, preprocess_width=128)
+    sizes = predicted_size(176, 144, inputs)
+    result = {
+        "video_path": f"tasks/{body['id']}/1/out.mp4", "width": 512, "height": 420, "total_frames": 95,
+        "fps": 29.97, "duration": 3.17, "scale": 4.0, "has_audio": False, "notes": [],
+        "video_info": _video_info(inputs, info, sizes, 95),
+    }  # fmt: skip
+    assert sizes.output == (result["width"], result["height"])
+    await server.succeed(task, result, out__mp4=VIDEO.read_bytes())
+    shown = (await view(server, body["id"]))["video_info"]
+    assert (shown["width"], shown["height"], shown["fps"]) == (176, 144, 30)
+    assert (shown["total_frames"], shown["processed_frames"]) == (95, 95)
+    assert shown["duration"] == info.duration_s != result["duration"]
+    assert (shown["preprocess_applied"], shown["preprocess_width"]) == (True, 128)
+    assert (shown["preprocess_result_width"], shown["preprocess_result_height"]) == (128, 105)
+    assert (shown["predicted_output_width"], shown["predicted_output_height"]) == (512, 420)
 
 
 async def test_preview_is_made_once(server):
