@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models.engine import Engine, EngineSpec, ModelSpec
 from models.errors import ModelNotReady
-from models.weights import ready_engine
+from models.weights import locate, ready_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,9 @@ class EngineRoom:
             raise ModelNotReady(f"this replica does not serve {name}")
         begin_s = time.monotonic()
         spec = ready_engine(model, self._models_dir, has_gpu=self.device != "cpu")
+        weights = {weight.path: locate(weight, self._models_dir) for weight in spec.weights}
         engine = spec.make()
-        engine.load(self.device, self.threads)
+        engine.load(self.device, self.threads, weights)
         self._on_load_s("load", time.monotonic() - begin_s)
         return LoadedEngine(model, spec, engine)
 

@@ -137,8 +137,11 @@ class RunContext(ABC):
 class Engine(ABC):
     """A loaded model. One instance per replica; `run` is called by one thread per slot."""
 
-    def load(self, device: str, threads: int) -> None:  # noqa: B027 - engines without weights need none
-        """Read weights and warm up, once per replica, before the first `run`."""
+    def load(self, device: str, threads: int, weights: Mapping[str, Path]) -> None:  # noqa: B027 - optional
+        """Read weights and warm up, once per replica, before the first `run`.
+
+        `weights` maps the `path` of each WeightFile of the engine's spec to the verified local file.
+        """
 
     @abstractmethod
     def run(self, inputs: Any, context: RunContext) -> Result:

@@ -29,7 +29,7 @@ from models.engine import (
 from models.frame_pipeline import RunAhead, RunBehind
 from models.media import MediaInfo, VideoFacts, count_frames, probe
 from models.video_streams import ChunkWriter, TimedFrame, VideoForm, decode_video, even, mux, tick_of
-from models.weights import WeightFile, locate
+from models.weights import WeightFile
 
 if TYPE_CHECKING:
     from models.networks.upscaler import Upscaler
@@ -128,14 +128,13 @@ def check(inputs: UpscaleInputs, probes: Mapping[str, MediaInfo]) -> None:
 class SpanEngine(Engine):
     """Enlarges frame by frame: decode, network and encode overlap; memory does not grow with length."""
 
-    def load(self, device: str, threads: int) -> None:
+    def load(self, device: str, threads: int, weights: Mapping[str, Path]) -> None:
         import torch
 
         from models.networks.upscaler import FACTORS, Upscaler
 
         torch.set_num_threads(threads)
-        located = {weight.path: locate(weight) for weight in SPAN_WEIGHTS}
-        files = {f: (located[_span_file(f, "param")], located[_span_file(f, "bin")]) for f in FACTORS}
+        files = {f: (weights[_span_file(f, "param")], weights[_span_file(f, "bin")]) for f in FACTORS}
         self._threads = threads
         self._upscaler: Upscaler = Upscaler.load(files, torch.device(device))
 

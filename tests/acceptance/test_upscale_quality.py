@@ -16,7 +16,8 @@ import pytest
 from models.engine import Cancelled, InvalidInput, TimedOut
 from models.media import Color, count_frames, ffmpeg_path, probe
 from models.video_streams import VideoForm, VideoWriter, decode_video, tick_of
-from models.zoo.flashvsr import SpanEngine, UpscaleInputs
+from models.weights import locate
+from models.zoo.flashvsr import SPAN_WEIGHTS, SpanEngine, UpscaleInputs
 from tests.run_context import LocalRunContext
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -27,7 +28,7 @@ CARPHONE = SAMPLES / "carphone_pristine.mp4"
 @pytest.fixture(scope="module")
 def engine() -> SpanEngine:
     loaded = SpanEngine()
-    loaded.load("cpu", 1)
+    loaded.load("cpu", 1, {weight.path: locate(weight) for weight in SPAN_WEIGHTS})
     return loaded
 
 
