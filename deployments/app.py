@@ -73,8 +73,9 @@ class AppArgs(BaseModel):
         return self.services.get(name) or DEFAULT_SERVICES.get(name) or ServiceArgs()
 
 
-def build(args: AppArgs) -> Application:
-    """The application: Serve calls this with serve_config.yaml's `args`, on the cluster."""
+def build(config: AppArgs | dict[str, Any]) -> Application:
+    """The application: Serve calls this on the cluster, with `args` of serve_config.yaml as a dict."""
+    args = AppArgs.model_validate(config)
     unknown = args.services.keys() - set(SERVICES)
     if unknown:
         raise ValueError(f"unknown services in args: {sorted(unknown)}; known: {list(SERVICES)}")
