@@ -10,7 +10,9 @@ are refused before they are read. `input_arguments` says the same to the ffmpeg 
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,6 +34,9 @@ _FORMAT_WHITELIST = ",".join((VIDEO_FORMATS, AUDIO_FORMATS, IMAGE_FORMATS))
 _MAX_FRAME_PX = 1 << 27  # a small file may claim any size; this bounds what one decoded picture takes
 _PROBE_BYTES = 64 << 20  # how far into a file the first frame and sample may lie
 _SIGNATURE_BYTES = 8
+_MIN_FFMPEG = (5, 1)  # the first with -fps_mode
+_FFMPEG_RELEASE = re.compile(r"ffmpeg version n?(\d+)\.(\d+)")
+_FFMPEG_ANSWERS_S = 10.0
 _RGB_MATRIX = 0
 _YUV_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 _UNSPECIFIED = frozenset({0, 2, 3})
@@ -96,16 +101,29 @@ class MediaInfo:
 
 @lru_cache(maxsize=1)
 def ffmpeg_path() -> str:
-    """The ffmpeg program: the one on PATH, else the one in the imageio-ffmpeg wheel."""
+    """The ffmpeg program: the one on PATH if it is 5.1 or later, else the one in the imageio-ffmpeg wheel."""
     found = shutil.which("ffmpeg")
-    if found:
+    if found and _is_new_ffmpeg(found):
         return found
     import imageio_ffmpeg  # noqa: PLC0415 - only where PATH has none
 
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
-        raise ModelNotReady("no ffmpeg program: install ffmpeg, or pip install imageio-ffmpeg") from error
+        text = "no ffmpeg program: install ffmpeg 5.1 or later, or pip install imageio-ffmpeg"
+        raise ModelNotReady(text) from error
+
+
+def _is_new_ffmpeg(program: str) -> bool:
+    """Whether it runs and is no release before 5.1; builds between releases count as new."""
+    try:
+        told = subprocess.run(  # noqa: S603 - the program that PATH names, no shell
+            [program, "-version"], capture_output=True, check=True, timeout=_FFMPEG_ANSWERS_S
+        ).stdout.decode(errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return False
+    release = _FFMPEG_RELEASE.match(told)
+    return release is None or (int(release[1]), int(release[2])) >= _MIN_FFMPEG
 
 
 def input_arguments(path: Path) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -193,6 +194,56 @@ def test_the_ffmpeg_program_refuses_playlists_too(tmp_path: Path) -> None:
     assert careful.returncode != 0
     good = subprocess.run([ffmpeg_path(), "-v", "error", *input_arguments(CARPHONE), *tail], check=False)
     assert good.returncode == 0
+
+
+@pytest.fixture
+def program_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Makes a shell script the only ffmpeg on PATH."""
+
+    def put(script: str) -> str:
+        program = tmp_path / "bin" / "ffmpeg"
+        program.parent.mkdir()
+        program.write_text(script)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent))
+        return str(program)
+
+    ffmpeg_path.cache_clear()
+    yield put
+    ffmpeg_path.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("version", "is_taken"),
+    [
+        ("4.4.2-0ubuntu0.22.04.1", False),
+        ("5.0.3", False),
+        ("n4.4", False),
+        ("5.1", True),
+        ("5.1.6-0+deb12u1", True),
+        ("n7.1.1-12-gdeadbeef", True),
+        ("10.0", True),
+        ("N-118193-g5f38c82536", True),
+        ("2024-05-20-git-127ded5078-full_build", True),
+        ("git-2020-01-01-abcdef0", True),
+    ],
+)
+def test_an_ffmpeg_on_path_must_be_new_enough(
+    program_on_path: Callable[[str], str], version: str, is_taken: bool
+) -> None:
+    program = program_on_path(f"#!/bin/sh\necho 'ffmpeg version {version} Copyright (c) FFmpeg 3.1'\n")
+    assert (ffmpeg_path() == program) is is_taken
+    assert Path(ffmpeg_path()).is_file()
+
+
+@pytest.mark.parametrize(
+    "script", ["#!/bin/sh\necho 'no libx264.so' >&2; exit 127\n", "\0"], ids=["exits", "cannot start"]
+)
+def test_an_ffmpeg_on_path_that_does_not_run_is_skipped(
+    program_on_path: Callable[[str], str], script: str
+) -> None:
+    program = program_on_path(script)
+    assert ffmpeg_path() != program
 
 
 @pytest.mark.parametrize("turn_deg", [90, 180, 270])
