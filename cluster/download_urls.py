@@ -29,14 +29,18 @@ class DownloadSigner:
         """A token that opens `key` until `now` + `expires_s` (seconds since the epoch)."""
         return str(self._serializer(key).dumps(int(now) + expires_s))
 
-    def verify(self, token: str, key: str, now: float) -> None:
-        """Raises BadSignature (not signed here, or for another key) or ExpiredUrl."""
+    def verify(self, token: str, key: str, now: float) -> int:
+        """When the token expires (seconds since the epoch).
+
+        Raises BadSignature (not signed here, or for another key) or ExpiredUrl.
+        """
         try:
-            expires_at = self._serializer(key).loads(token)
+            expires_at: int = self._serializer(key).loads(token)
         except itsdangerous.BadData as error:
             raise BadSignature(key) from error
         if now >= expires_at:
             raise ExpiredUrl(key)
+        return expires_at
 
     def _serializer(self, key: str) -> itsdangerous.URLSafeSerializer:
         return itsdangerous.URLSafeSerializer(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import uuid
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from anyio import to_thread
@@ -10,7 +13,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import Json
+from api.answers import Json, base_url
 from api.callers import caller
 from api.dialects import TASKS
 from api.edge import Edge, edge_of, own_task
@@ -29,6 +32,7 @@ BAD_PATH = "无效的文件路径"
 EMPTY = "文件大小为0"
 _RESERVED_HEADS = ("tasks/", "files/", ".incoming/")  # the store's own folders, and this file's
 _RESERVED_NAMES = frozenset({"directories"})  # DELETE /v1/files/directories is another route
+MAX_LISTED_FILES = 10_000
 
 router = direct_router("files")
 
@@ -135,17 +139,27 @@ async def upload_raw(request: Request, path: str) -> Response:
 @router.get("/v1/files/download/{path:path}", responses=problems(400, 401, 403, 404))
 @router.head("/v1/files/download/{path:path}", include_in_schema=False)
 async def download(request: Request, path: str) -> Response:
-    """The content: streamed, with Range and ETag. A signed URL of ours needs no API key."""
+    """The content: streamed, with Range and ETag. A signed URL of ours needs no API key.
+
+    For a folder, JSON: `path`, `files` (each with `name`, `size`, `content_type`, `download_url`; at most
+    10,000) and `is_truncated`.
+    """
     edge = edge_of(request)
     token = request.query_params.get("token")
     filename = request.query_params.get("filename") or None
     try:
-        key = _signed_key(edge, path, token) if token else await _own_key(request, path)
+        opened = _signed(edge, path, token) if token else await _own(request, path)
     except InvalidKey as error:
         raise BadRequest(BAD_PATH, code="INVALID_PATH") from error
     except TaskNotFound as error:
         raise NotFound("文件不存在", code="FILE_NOT_FOUND") from error
-    return await file_response(request, edge.context.storage, key, filename=filename)
+    try:
+        return await file_response(request, edge.context.storage, opened.key, filename=filename)
+    except NotFound:
+        listing = await _listing(request, path, opened)
+        if not listing["files"]:
+            raise
+        return Json(listing)
 
 
 @router.delete(
@@ -171,23 +185,54 @@ async def delete_file(request: Request, path: str) -> Response:
     return Json({"file_path": path, "message": "文件已删除"})
 
 
-def _signed_key(edge: Edge, path: str, token: str) -> str:
-    """The key that a token opens; raises ExpiredUrl, BadSignature, InvalidKey."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a caller may read, and for how long URLs of what lies below it may be valid."""
+
+    key: str
+    expires_s: int
+
+
+def _signed(edge: Edge, path: str, token: str) -> _Opened:
+    """What a token opens; raises ExpiredUrl, BadSignature, InvalidKey."""
     key = keys.clean_path(path)
     if edge.signer is None:
         raise BadSignature(key)
-    edge.signer.verify(token, key, edge.context.now())
-    return key
+    now = edge.context.now()
+    return _Opened(key, math.ceil(edge.signer.verify(token, key, now) - now))
 
 
-async def _own_key(request: Request, path: str) -> str:
-    """The key of a caller's own upload or of an output of one of its tasks."""
+async def _own(request: Request, path: str) -> _Opened:
+    """A caller's own upload, or an output of one of its tasks."""
     tenant = caller(request).tenant
+    expires_s = edge_of(request).context.settings.download_url_ttl_s
     if not path.startswith("tasks/"):
-        return keys.upload_key(tenant, path)
+        return _Opened(keys.upload_key(tenant, path), expires_s)
     keys.clean_path(path)
     await own_task(request, path.split("/")[1])
-    return path
+    return _Opened(path, expires_s)
+
+
+async def _listing(request: Request, path: str, folder: _Opened) -> dict[str, Any]:
+    """The files below a folder. Their URLs end with the permission to list it, so that none prolongs it."""
+    context = edge_of(request).context
+    base, prefix = base_url(request, context.settings.public_url), folder.key + "/"
+
+    def shown(file: Stored) -> dict[str, Any]:
+        url = context.storage.download_url(file.key, base_url=base, expires_s=folder.expires_s)
+        return {
+            "name": file.key.removeprefix(prefix),
+            "size": file.size_bytes,
+            "content_type": file.media_type,
+            "download_url": url,
+        }
+
+    def listed() -> list[dict[str, Any]]:
+        return [shown(file) for file in islice(context.storage.list(prefix), MAX_LISTED_FILES + 1)]
+
+    files = await to_thread.run_sync(listed)
+    is_truncated = len(files) > MAX_LISTED_FILES
+    return {"path": path, "files": files[:MAX_LISTED_FILES], "is_truncated": is_truncated}
 
 
 def _check_bucket(edge: Edge, bucket: str) -> None:

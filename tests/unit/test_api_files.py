@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from api.file_responses import Span, Unsatisfiable, asked_span
+from api.routes import files
 from tests.api_client import SAMPLES, serving
 
 CONTENT = bytes(range(256)) * 4
@@ -20,8 +21,8 @@ async def server(tmp_path):
 
 
 async def upload(server, path="a/b.bin", content=CONTENT, **query):
-    files = {"file": ("name on disk.bin", content)}
-    return await server.http.post("/v1/files/upload", files=files, data={"file_path": path}, params=query)
+    parts = {"file": ("name on disk.bin", content)}
+    return await server.http.post("/v1/files/upload", files=parts, data={"file_path": path}, params=query)
 
 
 async def test_upload_answers_with_what_tasks_take(server):
@@ -228,6 +229,87 @@ async def test_artifacts_belong_to_their_task(server):
     assert (await server.http.delete("/v1/files/tasks/t/1/out.txt")).status_code == 400
     await server.registry.delete("t")
     assert (await server.http.get("/v1/files/download/tasks/t/1/out.txt")).status_code == 404
+
+
+async def keyframes(server):
+    """A task whose result names a folder of two files by its URL; returns that URL."""
+    await server.submit(task_id="t")
+    task = await server.start()
+    for name, content in (("frames/1.txt", b"one"), ("frames/deep/视频 2.txt", b"two"), ("framesX", b"no")):
+        server.publish(task, name, content)
+    await server.succeed(task, {"url": {"$download": "tasks/t/1/frames"}})
+    return (await server.http.get("/v1/tasks/t/result")).json()["result"]["url"]
+
+
+async def test_a_signed_folder_is_a_list_of_its_files(server):
+    url = await keyframes(server)
+    answer = await server.http.get(url)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert (body["path"], body["is_truncated"]) == ("tasks/t/1/frames", False)
+    told = [(file["name"], file["size"], file["content_type"]) for file in body["files"]]
+    text = "text/plain; charset=utf-8"
+    assert told == [("1.txt", 3, text), ("deep/视频 2.txt", 3, text)]
+    contents = [(await server.http.get(file["download_url"])).content for file in body["files"]]
+    assert contents == [b"one", b"two"]
+    assert (await server.http.head(url)).status_code == 200
+
+
+async def test_the_token_of_a_folder_opens_only_its_list(tmp_path):
+    async with serving(tmp_path, api_keys="k") as server:
+        server.http.headers["x-api-key"] = "k"
+        url = await keyframes(server)
+        del server.http.headers["x-api-key"]
+        assert (await server.http.get(url)).status_code == 200
+        token = url.partition("?")[2]
+        for path, query, status in (
+            ("tasks/t/1/frames", token[:-4] + "AAAA", 403),
+            ("tasks/t/1/frames/1.txt", token, 403),
+            ("tasks/t/1", token, 403),
+            ("tasks/t/1/frames", "", 401),
+        ):
+            answer = await server.http.get(f"/v1/files/download/{path}?{query}")
+            assert answer.status_code == status, path
+
+
+async def test_the_urls_of_a_list_end_with_its_own(server):
+    url = await keyframes(server)
+    server.clock.advance(3000)
+    (first, _) = (await server.http.get(url)).json()["files"]
+    server.clock.advance(599)
+    assert (await server.http.get(first["download_url"])).status_code == 200
+    server.clock.advance(2)
+    for ended in (url, first["download_url"]):
+        answer = await server.http.get(ended)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "URL_EXPIRED")
+
+
+async def test_a_caller_lists_its_own_folders_without_a_token(server):
+    await upload(server, "d/1.bin")
+    await upload(server, "d/e/2.bin", b"x")
+    await keyframes(server)
+    for path, names in (("d", ["1.bin", "e/2.bin"]), ("d/", ["1.bin", "e/2.bin"]), ("d/e", ["2.bin"])):
+        body = (await server.http.get(f"/v1/files/download/{path}")).json()
+        assert [file["name"] for file in body["files"]] == names
+        assert (await server.http.get(body["files"][-1]["download_url"])).content == b"x"
+    outputs = (await server.http.get("/v1/files/download/tasks/t/1/frames")).json()
+    assert [file["name"] for file in outputs["files"]] == ["1.txt", "deep/视频 2.txt"]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "d/1.bin/x", "tasks", "tasks/other", "files/local", "files"])
+async def test_where_nothing_lies_there_is_nothing_to_list(server, path):
+    await upload(server, "d/1.bin")
+    answer = await server.http.get(f"/v1/files/download/{path}")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "文件不存在")
+
+
+async def test_a_long_list_says_that_it_is_cut(server, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LISTED_FILES", 2)
+    for number, is_truncated in enumerate((False, False, True), start=1):
+        await upload(server, f"d/{number}")
+        body = (await server.http.get("/v1/files/download/d")).json()
+        assert (len(body["files"]), body["is_truncated"]) == (min(number, 2), is_truncated)
 
 
 async def test_delete_a_file(server):
