@@ -93,6 +93,8 @@ class LocalCluster:
 
     def python(self, program: str) -> Any:
         """The JSON that a program prints which runs on the cluster."""
+        # A caller's process: the proxies' throughput mode is not for it.
+        self.environment.pop("RAY_SERVE_THROUGHPUT_OPTIMIZED", None)
         done = self.run(sys.executable, "-c", f"import json, ray\nray.init(log_to_driver=False)\n{program}")
         return json.loads(done.splitlines()[-1])
 
