@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,17 @@ class RunningAttempt(RunContext):
     def _publish(self) -> tuple[Artifact, ...]:
         if "output_dir" not in self.__dict__:
             return ()
-        with self._stage("publish"):
-            return tuple(self._put(path) for path in _files_below(self.output_dir))
+        with self._stage("publish"), ExitStack() as undo:
+            undo.callback(self._unpublish)  # half a result helps nobody, and may be what fills the store
+            artifacts = tuple(self._put(path) for path in _files_below(self.output_dir))
+            undo.pop_all()
+            return artifacts
+
+    def _unpublish(self) -> None:
+        try:
+            self._storage.delete_prefix(keys.attempt_prefix(self.task_id, self.task.fence))
+        except StorageFailure as error:
+            self.logger.warning("unfinished outputs were not removed: %s", error)
 
     def _put(self, path: Path) -> Artifact:
         self.check()
