@@ -33,6 +33,7 @@ from cluster.errors import (
     IllegalStep,
     InvalidKey,
     QueueFull,
+    RegistryFault,
     RegistryUnavailable,
     StorageFailure,
     TaskConflict,
@@ -123,6 +124,9 @@ ROWS: Mapping[type[Exception], Row] = {
         lambda error: {"Retry-After": str(error.retry_after_s)},
     ),
     IllegalStep: Row(400, "INVALID_STATUS", lambda error, _: f"the task is {error.status}"),
+    RegistryFault: Row(
+        500, "INTERNAL_ERROR", lambda *_: "the task cannot be recorded; the registry's log says why"
+    ),
     RegistryUnavailable: Row(
         503,
         "REGISTRY_UNAVAILABLE",

@@ -7,12 +7,14 @@ Each change enters the open batch of the group commit and is revealed once that 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.commits import Batch, GroupCommit
+from cluster.errors import RegistryUnavailable
 from cluster.fair_queue import FairQueue
 from cluster.feed import ChangeFeed
 from cluster.leases import Leases
@@ -33,6 +35,9 @@ from cluster.task import (
 )
 
 _REMEMBERED_FINAL = 5_000
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,18 @@ class RegistryLimits:
 class TaskBook:
     """All live tasks, and the last few thousand that ended."""
 
-    def __init__(self, store: TaskStore, now: Callable[[], float], limits: RegistryLimits) -> None:
+    def __init__(
+        self,
+        store: TaskStore,
+        now: Callable[[], float],
+        limits: RegistryLimits,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._store = store
         self._now = now
+        self._monotonic = monotonic
         self._limits = limits
-        self.commits = GroupCommit(store, self._reveal, self.reload)
+        self.commits = GroupCommit(store, self._reveal, self._recover)
         self.leases = Leases(limits.lease_s)
         self.feed = ChangeFeed(0)
         self.live: dict[str, Task] = {}
@@ -68,19 +80,38 @@ class TaskBook:
         self._idle: dict[str, set[asyncio.Future[None]]] = {}
         self.tally: Counter[tuple[str, str]] = Counter()
 
-    def reload(self) -> None:
-        """Forget everything and read the store again: at start, and after a batch was lost."""
+    def load(self, tasks: Iterable[Task]) -> None:
+        """Forget everything and begin with these live tasks: at start, and after a batch was lost."""
         for state in (self.live, self._ended, self._queues, self._delayed, self._keys):
             state.clear()
         self.leases.clear()
-        now = self._now()
-        for task in self._store.live():
+        now_s = self._monotonic()
+        for task in tasks:
             self.live[task.id] = task
+            self._remember_keys(task)
             if task.attempt is not None and task.status is Status.RUNNING:
-                self.leases.restore(task.id, task.attempt, now)
+                self.leases.restore(task.id, task.attempt, now_s)
                 self.queue(task.service).running[task.tenant] += 1
             else:
                 self.enqueue(task)
+
+    async def _recover(self, lost: Sequence[Changes]) -> None:
+        """Forget what was lost, then read the store again, for as long as that takes."""
+        for task_id in [task_id for changes in lost for task_id in changes.tasks]:
+            self.live.pop(task_id, None)
+            self._ended.pop(task_id, None)
+        loop = asyncio.get_running_loop()
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                tasks = await loop.run_in_executor(None, self._store.live)
+            except RegistryUnavailable as error:
+                logger.warning("the task database does not answer (%s): next try in %s s", error, pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
+            else:
+                self.load(tasks)
+                return
 
     def known(self, task_id: str) -> Task | None:
         return self.live.get(task_id) or self._ended.get(task_id)
@@ -110,10 +141,8 @@ class TaskBook:
     def add(self, new: NewTask) -> Batch:
         """Record a new task and queue it."""
         task = first_state(new, self._now())
-        for key in (task.idempotency_key, task.dedupe_key):
-            if key is not None:
-                self._keys[task.tenant, key] = task.id
         batch = self.change(task, "create", is_new=True)
+        self._remember_keys(task)
         self.enqueue(task)
         return batch
 
@@ -135,7 +164,6 @@ class TaskBook:
     def finalize(self, task: Task, event: Event, **state: Any) -> Batch:
         """Take the last step of a task."""
         now = self._now()
-        self._release(task)
         ended = replace(
             task,
             status=step(task.status, event),
@@ -143,8 +171,10 @@ class TaskBook:
             expires_at=now if task.is_deleted else now + self._limits.retention_s,
             **state,
         )
+        batch = self.change(ended, event.value, ended.failure.message if ended.failure else "")
+        self._release(task)
         self.tally[task.service, ended.status.value] += 1
-        return self.change(ended, event.value, ended.failure.message if ended.failure else "")
+        return batch
 
     def end_attempt(self, task: Task, failure: Failure) -> Batch:
         """An attempt failed: cancelled, again later, or the end."""
@@ -159,9 +189,9 @@ class TaskBook:
 
     def requeue(self, task: Task, detail: str) -> Batch:
         """Back to the queue, at its old place."""
-        self._release(task)
         task = replace(task, status=step(task.status, Event.REQUEUE), progress=Progress())
         batch = self.change(task, Event.REQUEUE.value, detail)
+        self._release(task)
         self.enqueue(task)
         return batch
 
@@ -175,13 +205,14 @@ class TaskBook:
     def take(self, request: LeaseRequest) -> Batch | None:
         """Lease up to `slots` waiting tasks to the asking worker; None when nothing waits."""
         queue = self.queue(request.service)
-        now = self._now()
-        batch = None
+        if not queue:
+            return None
+        batch = self.commits.batch
         for _ in range(request.slots):
             task_id = queue.pop()
             if task_id is None:
                 break
-            batch = self._lease(self.live[task_id], request, now)
+            self._lease(self.live[task_id], request)
         return batch
 
     def enqueue(self, task: Task) -> None:
@@ -214,18 +245,32 @@ class TaskBook:
 
     def report(self, task: Task, progress: Progress) -> None:
         """Show progress to followers; it is not worth a commit."""
-        if progress != task.progress:
-            self._publish(replace(task, progress=progress, updated_at=self._now()))
+        if progress == task.progress:
+            return
+        task = self.live[task.id] = replace(task, progress=progress, updated_at=self._now())
+        if not self.commits.is_unsettled(task.id):
+            self._publish(task, task)
 
-    def forget(self, task_ids: list[str]) -> Batch:
-        """Remove records of ended tasks."""
+    def forget(self, tasks: Iterable[Task]) -> Batch:
+        """Remove records of ended tasks; followers forget them too."""
         batch = self.commits.batch
-        for task_id in task_ids:
-            self._ended.pop(task_id, None)
-        batch.removed.extend(task_ids)
+        for task in tasks:
+            known = self._ended.pop(task.id, task)
+            self._drop_keys(known)
+            self.feed.publish(replace(known, is_deleted=True, version=self.feed.next_version()))
+            batch.removed.append(task.id)
         return batch
 
-    def _lease(self, task: Task, request: LeaseRequest, now: float) -> Batch:
+    def hide(self, task: Task) -> Batch:
+        """A caller deleted the task: gone from sight at once, from the store when its work has stopped."""
+        self._drop_keys(task)
+        hidden = replace(task, is_deleted=True, dedupe_key=None)
+        if hidden.status.is_final:
+            return self.change(replace(hidden, expires_at=self._now()), "delete")
+        return self.request_cancel(hidden)
+
+    def _lease(self, task: Task, request: LeaseRequest) -> None:
+        now = self._now()
         attempt = Attempt(task.attempts + 1, request.worker, request.request_id, now)
         task = replace(
             task,
@@ -235,10 +280,10 @@ class TaskBook:
             started_at=now,
             progress=Progress(),
         )
-        self.leases.grant(task.id, attempt, now)
+        self.change(task, Event.LEASE.value, request.worker)
+        self.leases.grant(task.id, attempt, self._monotonic())
         self.queue(task.service).running[task.tenant] += 1
         self.tally[task.service, "attempts"] += 1
-        return self.change(task, Event.LEASE.value, request.worker)
 
     def _release(self, task: Task) -> None:
         """Take the task out of the queue and out of its lease."""
@@ -253,21 +298,31 @@ class TaskBook:
         self._ended.move_to_end(task.id)
         while len(self._ended) > _REMEMBERED_FINAL:
             _, oldest = self._ended.popitem(last=False)
-            for key in (oldest.idempotency_key, oldest.dedupe_key):
-                self._keys.pop((oldest.tenant, key), None)
+            self._drop_keys(oldest)
 
-    def _reveal(self, changes: Changes) -> None:
-        """After a commit: followers learn the newest state of what changed."""
-        for changed in changes.tasks:
-            self._publish(self.known(changed.id) or changed)
+    def _remember_keys(self, task: Task) -> None:
+        for key in (task.idempotency_key, task.dedupe_key):
+            if key is not None:
+                self._keys[task.tenant, key] = task.id
 
-    def _publish(self, task: Task) -> None:
-        task = replace(task, version=self.feed.next_version())
-        if task.id in self.live:
-            self.live[task.id] = task
-        elif task.id in self._ended:
-            self._ended[task.id] = task
-        self.feed.publish(task)
+    def _drop_keys(self, task: Task) -> None:
+        for key in (task.idempotency_key, task.dedupe_key):
+            if self._keys.get((task.tenant, key)) == task.id:
+                del self._keys[task.tenant, key]
+
+    def _reveal(self, batch: Changes) -> None:
+        """After a commit: followers learn what is on disk, not what memory holds by now."""
+        for committed in batch.tasks.values():
+            known = self.known(committed.id)
+            self._publish(committed if known is None else replace(committed, progress=known.progress), known)
+
+    def _publish(self, task: Task, known: Task | None) -> None:
+        """Tell followers; memory, which may be a change ahead, takes the version alone."""
+        version = self.feed.next_version()
+        self.feed.publish(replace(task, version=version))
+        if known is not None:
+            memory = self.live if known.id in self.live else self._ended
+            memory[known.id] = replace(known, version=version)
 
     def _wake_one(self, service: str) -> None:
         for waiter in self._idle.get(service, ()):

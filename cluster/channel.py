@@ -15,7 +15,6 @@ import logging
 import pickle
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,15 +73,15 @@ class ChannelServer:
             writer.close()
 
     async def _answer(self, frame: bytes, writer: asyncio.StreamWriter) -> None:
-        number, calls = pickle.loads(frame)  # noqa: S301 - the caller has shown the proof
         try:
-            answer = await self._call_many(calls)
-        except Exception:  # the loop edge: without an answer the caller would wait for ever
-            logger.exception("registry call failed")
-            answer = None
-        with suppress(OSError):
-            _write(writer, (number, answer))
+            number, calls = pickle.loads(frame)  # noqa: S301 - the caller has shown the proof
+            _write(writer, (number, await self._call_many(calls)))
             await writer.drain()
+        except OSError:
+            return  # the caller has gone
+        except Exception:  # the loop edge: a caller without an answer would wait for ever
+            logger.exception("a call over the line failed: hanging up")
+            writer.close()
 
 
 class ChannelClient:
@@ -112,14 +111,11 @@ class ChannelClient:
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        _write(self._writer, (number, calls))
         try:
-            answers = await answer
+            _write(self._writer, (number, calls))
+            return await answer
         finally:
             self._waiting.pop(number, None)
-        if answers is None:
-            raise ChannelBroken("the registry failed; its log says why")
-        return answers
 
     def close(self) -> None:
         self._reading.cancel()
@@ -133,6 +129,10 @@ class ChannelClient:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
         except (OSError, EOFError):
+            return  # `_end` tells the callers
+        except Exception:  # the loop edge: an answer that cannot be read ends the line
+            logger.exception("an answer over the line could not be read")
+        finally:
             self._end()
 
     def _end(self) -> None:

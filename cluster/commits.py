@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.errors import RegistryUnavailable
+from cluster.errors import RegistryUnavailable, Superseded
 from cluster.store import Changes, TaskStore
+
+logger = logging.getLogger(__name__)
 
 
 class Batch(Changes):
@@ -22,62 +25,102 @@ class Batch(Changes):
 class GroupCommit:
     """Writes batches one after another from a thread of its own; the event loop never waits for a disk.
 
-    `on_commit` runs on the loop after a batch is durable, `on_failure` after one could not be written:
-    every batch that was built on the lost one fails with it.
+    `on_commit` runs on the loop after a batch is durable. When one could not be written, its callers and
+    those of the batch built on it hear of it at once, `recover` makes memory equal to the disk again, and
+    until it has, no change is taken.
     """
 
     def __init__(
-        self, store: TaskStore, on_commit: Callable[[Batch], None], on_failure: Callable[[], None]
+        self,
+        store: TaskStore,
+        on_commit: Callable[[Batch], None],
+        recover: Callable[[Sequence[Batch]], Awaitable[None]],
     ) -> None:
         self._store = store
         self._on_commit = on_commit
-        self._on_failure = on_failure
+        self._recover = recover
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="task-commits")
         self._open: Batch | None = None
         self._writing: Batch | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._refusal: RegistryUnavailable | None = None
+
+    @property
+    def is_recovering(self) -> bool:
+        """True while memory may differ from the disk."""
+        return self._refusal is not None
+
+    def check(self) -> None:
+        """Raise RegistryUnavailable while recovering."""
+        if self._refusal is not None:
+            raise self._refusal
 
     @property
     def batch(self) -> Batch:
-        """The batch that the next transaction will write."""
+        """The batch that the next transaction will write. Raises RegistryUnavailable while recovering."""
+        self.check()
         if self._open is None:
             self._open = Batch()
-            if self._writer is None or self._writer.done():
-                self._writer = asyncio.get_running_loop().create_task(self._write_all())
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_all())
         return self._open
 
     async def settled(self, task_id: str) -> None:
         """Return when no change of the task waits for the disk."""
-        for batch in (self._open, self._writing):
-            if batch is not None and (task_id in batch.created or task_id in batch.updated):
-                await asyncio.shield(batch.done)
+        while (batch := self._unsettled(task_id)) is not None:
+            await asyncio.shield(batch.done)
+
+    def is_unsettled(self, task_id: str) -> bool:
+        """Whether a change of the task waits for the disk."""
+        return self._unsettled(task_id) is not None
 
     async def close(self) -> None:
         if self._writer is not None:
-            await self._writer
+            if self.is_recovering:
+                self._writer.cancel()
+            await asyncio.wait([self._writer])
         self._thread.shutdown(wait=True)
 
+    def _unsettled(self, task_id: str) -> Batch | None:
+        for batch in (self._open, self._writing):
+            if batch is not None and task_id in batch.tasks and not batch.done.done():
+                return batch
+        return None
+
     async def _write_all(self) -> None:
-        loop = asyncio.get_running_loop()
         # The callers of this turn of the loop add to the batch before it closes.
         await asyncio.sleep(0)
         while (batch := self._open) is not None:
             self._open, self._writing = None, batch
-            try:
-                await loop.run_in_executor(self._thread, self._store.apply, batch)
-            except RegistryUnavailable as error:
-                self._fail(batch, error)
-            else:
-                self._on_commit(batch)
-                batch.done.set_result(None)
+            failure = await self._write(batch)
             self._writing = None
+            if failure is not None:
+                await self._fail(batch, failure)
 
-    def _fail(self, batch: Batch, error: RegistryUnavailable) -> None:
+    async def _write(self, batch: Batch) -> RegistryUnavailable | None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self._store.apply, batch)
+            self._on_commit(batch)
+        except RegistryUnavailable as error:
+            return error
+        except Exception as error:  # the loop edge: callers must hear of it, and the writer must go on
+            logger.exception("a batch of task changes was lost")
+            return RegistryUnavailable(f"the task database failed: {type(error).__name__}")
+        batch.done.set_result(None)
+        return None
+
+    async def _fail(self, batch: Batch, failure: RegistryUnavailable) -> None:
+        self._refusal = failure
         built_on_it, self._open = self._open, None
-        self._on_failure()
-        for lost in (batch, built_on_it):
-            if lost is not None:
-                lost.done.set_exception(error)
+        lost = [batch] if built_on_it is None else [batch, built_on_it]
+        for each in lost:
+            each.done.set_exception(failure)
+        if isinstance(failure, Superseded):
+            logger.error("%s; this one takes no more changes", failure)
+            return
+        await self._recover(lost)
+        self._refusal = None
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

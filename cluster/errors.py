@@ -6,7 +6,9 @@
     ├── DuplicateTask         the same work is active or done (dedupe_key)
     ├── QueueFull             the queue bound is reached; try again in retry_after_s
     ├── IllegalStep           the status does not allow this event
+    ├── RegistryFault         this call cannot be recorded; repeating it would not help
     ├── RegistryUnavailable   the registry is restarting or its disk fails; try again
+    │   └── Superseded        another registry has opened the database; this one is out of office
     ├── InvalidKey            a storage key, path or file name that is not a plain relative name
     ├── ArtifactNotFound      no object under this key
     ├── StorageFailure        the artifact store failed for what may be a passing reason (S3 down)
@@ -65,8 +67,16 @@ class IllegalStep(ClusterError):
         self.event = event
 
 
+class RegistryFault(ClusterError):
+    """The registry failed on this one call, by a bug or a value it cannot record; its log says more."""
+
+
 class RegistryUnavailable(ClusterError):
     """Nothing was recorded, or it is unknown whether it was: repeat with the same id."""
+
+
+class Superseded(RegistryUnavailable):
+    """Another registry has opened the task database; this one must write nothing more."""
 
 
 class InvalidKey(ClusterError):

@@ -58,4 +58,5 @@ def _with_final_progress(task: Task) -> Task:
 
 
 def _dump(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=asdict)
+    # ASCII: a lone surrogate in a caller's text is escaped, where a database would refuse it.
+    return json.dumps(values, separators=(",", ":"), default=asdict)

@@ -51,19 +51,26 @@ _MAX_LEASES_PER_ATTEMPT = 3
 class TaskRegistry:
     """All task operations. Call `open` first, and `tick` about twice a second."""
 
-    def __init__(self, store: TaskStore, now: Callable[[], float], limits: RegistryLimits) -> None:
+    def __init__(
+        self,
+        store: TaskStore,
+        now: Callable[[], float],
+        limits: RegistryLimits,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
         self._store = store
         self._now = now
+        self._monotonic = monotonic or now
         self._limits = limits
         self._reads = ThreadPoolExecutor(2, thread_name_prefix="task-reads")
-        self._book = TaskBook(store, now, limits)
+        self._book = TaskBook(store, now, limits, self._monotonic)
         self.epoch = 0
 
     async def open(self) -> None:
         """Take over the store: a new epoch, every waiting task queued, every lease honoured anew."""
         self.epoch = await self._read(self._store.open)
         self._book.feed = ChangeFeed(self.epoch)
-        self._book.reload()
+        self._book.load(await self._read(self._store.live))
 
     async def close(self) -> None:
         await self._book.commits.close()
@@ -117,12 +124,7 @@ class TaskRegistry:
 
     async def delete(self, task_id: str) -> None:
         """Hide the task at once; it and its files go when its work has stopped. Raises TaskNotFound."""
-        task = replace(await self.get(task_id), is_deleted=True, dedupe_key=None)
-        if task.status.is_final:
-            batch = self._book.change(replace(task, expires_at=self._now()), "delete")
-        else:
-            batch = self._book.request_cancel(task)
-        await _durable(batch)
+        await _durable(self._book.hide(await self.get(task_id)))
 
     async def annotate(self, task_id: str, facts: Json) -> Task:
         """Merge `facts` into the task's facts. Raises TaskNotFound."""
@@ -160,32 +162,40 @@ class TaskRegistry:
         return [self._beat(worker, beat) for beat in beats]
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
-        """Record how attempts ended; False for a stale fence, whose outcome is ignored. Repeatable."""
+        """Record how attempts ended. Repeatable.
+
+        False where the outcome was not taken, so that its files are of no use: the fence is stale, or the
+        task was cancelled before its result came.
+        """
         judged = [self._finish(outcome) for outcome in outcomes]
-        for verdict in judged:
-            if isinstance(verdict, Batch):
-                await _durable(verdict)
-        return [verdict is not False for verdict in judged]
+        answers = []
+        for outcome, batch in zip(outcomes, judged, strict=True):
+            if batch is not None:
+                await _durable(batch)
+            answers.append(_was_taken(await self._final_state(outcome.task_id), outcome))
+        return answers
 
     # For the clock
 
     async def tick(self) -> None:
         """Lapse leases, queue delayed retries, end what waited too long."""
+        if self._book.commits.is_recovering:
+            return
         now = self._now()
-        for lease in self._book.leases.lapsed(now):
+        for lease in self._book.leases.lapsed(self._monotonic()):
             self._lapse(lease)
         self._book.wake_delayed()
         for task in [task for task in self._book.live.values() if _is_overdue(task, now)]:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
 
-    async def removable(self) -> Sequence[str]:
+    async def removable(self) -> Sequence[Task]:
         """Ended tasks whose retention is over or that were deleted: remove their files, then `forget`."""
-        ids: Sequence[str] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH)
-        return ids
+        tasks: Sequence[Task] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH)
+        return tasks
 
-    async def forget(self, task_ids: Sequence[str]) -> None:
+    async def forget(self, tasks: Sequence[Task]) -> None:
         """Remove the records of tasks whose files are gone."""
-        await _durable(self._book.forget(list(task_ids)))
+        await _durable(self._book.forget(tasks))
 
     def tally(self) -> dict[tuple[str, str], int]:
         """Counters since this registry started, by (service, what)."""
@@ -202,16 +212,19 @@ class TaskRegistry:
             self._book.end_attempt(task, LEASE_LOST)
 
     def _beat(self, worker: str, beat: Beat) -> Verdict:
-        if not self._book.leases.renew(beat.task_id, worker, beat.fence, self._now()):
+        if not self._book.leases.renew(beat.task_id, worker, beat.fence, self._monotonic()):
             return Verdict.LOST
-        task = self._book.live[beat.task_id]
+        task = self._book.live.get(beat.task_id)
+        if task is None:  # memory is being read again after a lost commit
+            return Verdict.OK
         self._book.report(task, beat.progress)
         return Verdict.OK if task.cancel_requested_at is None else Verdict.CANCEL
 
-    def _finish(self, outcome: Outcome) -> Batch | bool:
-        """The batch that records the outcome; True when it is already recorded, False when stale."""
+    def _finish(self, outcome: Outcome) -> Batch | None:
+        """The batch that records the outcome; None where the lease is not the reporter's (any more)."""
+        self._book.commits.check()
         if not self._book.leases.holds(outcome.task_id, outcome.worker, outcome.fence):
-            return _was_recorded(self._book.known(outcome.task_id), outcome)
+            return None
         task = self._book.live[outcome.task_id]
         if outcome.kind is OutcomeKind.HANDED_BACK and task.cancel_requested_at is None:
             return self._book.requeue(task, "handed back by a draining replica")
@@ -223,6 +236,10 @@ class TaskRegistry:
         return self._book.finalize(
             task, Event.SUCCEED, result=outcome.result, artifacts=outcome.artifacts, failure=None
         )
+
+    async def _final_state(self, task_id: str) -> Task | None:
+        """The task as memory or, for one that ended before this registry began, the database has it."""
+        return self._book.known(task_id) or await self._stored(task_id)
 
     async def _existing(self, new: NewTask) -> Task | None:
         """The task that this request already made; raises when the id or key is another request's."""
@@ -247,7 +264,12 @@ class TaskRegistry:
 
     async def list(self, query: TaskQuery) -> TaskPage:
         page: TaskPage = await self._read(self._store.page, query)
-        return TaskPage([self._book.live.get(task.id, task) for task in page.tasks], page.total)
+        return TaskPage([self._with_progress(task) for task in page.tasks], page.total)
+
+    def _with_progress(self, task: Task) -> Task:
+        """A task of the database with the progress that only memory has."""
+        live = self._book.live.get(task.id)
+        return task if live is None else replace(task, progress=live.progress)
 
 
 async def _durable(batch: Batch) -> None:
@@ -259,14 +281,14 @@ def _is_overdue(task: Task, now: float) -> bool:
     return task.status is Status.QUEUED and deadline is not None and deadline <= now
 
 
-def _was_recorded(task: Task | None, outcome: Outcome) -> bool:
-    """Whether this very outcome ended the task: its report was repeated after a lost answer."""
-    return (
-        task is not None
-        and task.status.is_final
-        and task.attempt is not None
-        and (task.attempt.number, task.attempt.worker) == (outcome.fence, outcome.worker)
-    )
+def _was_taken(task: Task | None, outcome: Outcome) -> bool:
+    """Whether the task stands as this outcome left it, also when its report comes a second time."""
+    if task is None or task.attempt is None:
+        return False
+    is_its_attempt = (task.attempt.number, task.attempt.worker) == (outcome.fence, outcome.worker)
+    if outcome.kind is OutcomeKind.SUCCEEDED:
+        return is_its_attempt and task.status is Status.SUCCEEDED
+    return is_its_attempt and task.status is not Status.RUNNING
 
 
 def _same_request(new: NewTask, tasks: Sequence[Task]) -> Task | None:

@@ -5,18 +5,19 @@ Knows rows and transactions, not rules: what may follow what is the registry's b
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import URL, make_url
 
-from cluster.errors import RegistryUnavailable
+from cluster.errors import RegistryFault, RegistryUnavailable, Superseded
 from cluster.records import from_row, to_row, to_update
 from cluster.schema import events, facts, tasks
 from cluster.task import FINAL, Status, Task, TaskEvent, TaskPage, TaskQuery
@@ -29,18 +30,22 @@ _IDS_PER_QUERY = 500
 class Changes:
     """What one transaction writes; a task that changes twice is written once, in its last state."""
 
-    created: dict[str, Task] = field(default_factory=dict)
-    updated: dict[str, Task] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    created: dict[str, dict[str, Any]] = field(default_factory=dict)
+    updated: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[TaskEvent] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
 
     def put(self, task: Task, *, is_new: bool = False) -> None:
-        target = self.created if is_new or task.id in self.created else self.updated
-        target[task.id] = task
-
-    @property
-    def tasks(self) -> list[Task]:
-        return [*self.created.values(), *self.updated.values()]
+        """Add a task's new state; raises RegistryFault, and adds nothing, for what JSON cannot carry."""
+        try:
+            if is_new or task.id in self.created:
+                self.created[task.id] = to_row(task)
+            else:
+                self.updated[task.id] = to_update(task)
+        except (TypeError, ValueError) as error:
+            raise RegistryFault(f"task {task.id} cannot be recorded: {error}") from error
+        self.tasks[task.id] = task
 
 
 class TaskStore:
@@ -49,6 +54,8 @@ class TaskStore:
     def __init__(self, url: str) -> None:
         self._url = _driver_url(url)
         self._engine = _engine(self._url)
+        self._epoch = 0
+        self._lock: IO[bytes] | None = None
 
     @property
     def redacted_url(self) -> str:
@@ -56,27 +63,41 @@ class TaskStore:
         return self._url.render_as_string(hide_password=True)
 
     def open(self) -> int:
-        """Migrate the schema and begin a new epoch; returns its number."""
+        """Migrate the schema and begin a new epoch; returns its number.
+
+        Raises RegistryUnavailable where another process has this SQLite file open as its task database.
+        """
         if self._url.database and self._url.get_backend_name() == "sqlite":
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            self._claim(Path(self._url.database))
         with self._transaction() as connection:
             config = Config()
             config.set_main_option("script_location", "cluster:migrations")
             config.set_main_option("path_separator", "os")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-        return self._next_epoch()
+        self._epoch = self._next_epoch()
+        return self._epoch
 
     def close(self) -> None:
         self._engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def apply(self, changes: Changes) -> None:
-        """Write everything or nothing. Raises RegistryUnavailable when the disk or server refuses."""
+        """Write everything or nothing, and nothing once another registry has opened the database.
+
+        Raises RegistryUnavailable when the disk or server refuses, Superseded.
+        """
         with self._transaction() as connection:
+            if connection.execute(_STILL_MINE, {"mine": self._epoch}).rowcount == 0:
+                raise Superseded(
+                    f"another task registry has opened the database (mine was epoch {self._epoch})"
+                )
             if changes.created:
-                connection.execute(tasks.insert(), [to_row(task) for task in changes.created.values()])
+                connection.execute(tasks.insert(), list(changes.created.values()))
             if changes.updated:
-                connection.execute(_UPDATE, [_bound(task) for task in changes.updated.values()])
+                connection.execute(_UPDATE, [_bound(row) for row in changes.updated.values()])
             if changes.events:
                 connection.execute(events.insert(), [_event_row(event) for event in changes.events])
             for ids in _slices(changes.removed):
@@ -129,11 +150,24 @@ class TaskStore:
             rows = connection.execute(query)
             return [TaskEvent(row.task_id, row.at, row.event, row.attempt, row.detail) for row in rows]
 
-    def expired(self, now: float, limit: int) -> list[str]:
-        """Ids of ended tasks whose time to be removed has come."""
+    def expired(self, now: float, limit: int) -> list[Task]:
+        """Ended tasks whose time to be removed has come."""
         where = (tasks.c.status.in_(_FINAL_WORDS), tasks.c.expires_at <= now)
-        with self._transaction() as connection:
-            return list(connection.execute(sa.select(tasks.c.id).where(*where).limit(limit)).scalars())
+        return self._tasks(sa.select(tasks).where(*where).limit(limit))
+
+    def _claim(self, path: Path) -> None:
+        if self._lock is not None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f"{path.name}.lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise RegistryUnavailable(
+                f"another server uses the task database {path.name}: stop it, or set MEDIARAY_DATA_DIR"
+            ) from None
+        self._lock = lock
 
     def _next_epoch(self) -> int:
         name = facts.c.name == "epoch"
@@ -159,19 +193,23 @@ class TaskStore:
             raise RegistryUnavailable(f"the task database refused: {error.orig}") from error
 
 
+_STEPPED = ("status", "is_deleted", "expires_at", "dedupe_key", "state")
 _UPDATE = (
     tasks.update()
     .where(tasks.c.id == sa.bindparam("row_id"))
-    .values(
-        {name: sa.bindparam(name) for name in ("status", "is_deleted", "expires_at", "dedupe_key", "state")}
-    )
+    .values({name: sa.bindparam(name) for name in _STEPPED})
 )
 
 
-def _bound(task: Task) -> dict[str, Any]:
-    row = to_update(task)
-    names = ("status", "is_deleted", "expires_at", "dedupe_key", "state")
-    return {name: row[name] for name in names} | {"row_id": task.id}
+_STILL_MINE = (
+    facts.update()
+    .where(facts.c.name == "epoch", facts.c.value == sa.bindparam("mine"))
+    .values(value=facts.c.value)
+)
+
+
+def _bound(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _STEPPED} | {"row_id": row["id"]}
 
 
 def _event_row(event: TaskEvent) -> dict[str, Any]:
@@ -180,7 +218,7 @@ def _event_row(event: TaskEvent) -> dict[str, Any]:
         "at": event.at,
         "event": event.event,
         "attempt": event.attempt,
-        "detail": event.detail,
+        "detail": event.detail.replace("\0", "").encode("utf-8", "replace").decode(),
     }
 
 

@@ -16,7 +16,8 @@ from api.edge import Edge
 from api.results import url_maker
 from api.submission import Draft
 from api.views.tasks import result_view, status_view, submission_view
-from cluster.actors import RegistryClient
+from cluster.actors import find_registry
+from cluster.client import RegistryClient
 from cluster.follower import TaskFollower
 from cluster.settings import Settings
 from cluster.storage import open_store
@@ -38,7 +39,7 @@ class Ingress:
     def __init__(self, settings: Settings, services: Mapping[str, DeploymentHandle]) -> None:
         self._settings = settings
         self._services = services
-        self._registry = TaskFollower(RegistryClient(settings))
+        self._registry = TaskFollower(RegistryClient(find_registry))
         context = ApiContext(
             settings=settings,
             registry=self._registry,

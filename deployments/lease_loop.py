@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.actors import RegistryClient
+from cluster.client import RegistryClient
 from cluster.errors import RegistryUnavailable
 from cluster.task import Beat, LeaseRequest, Outcome, OutcomeKind, Task, Verdict
 from deployments.attempt import RunningAttempt

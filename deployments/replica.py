@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.actors import RegistryClient
+from cluster.actors import find_registry
+from cluster.client import RegistryClient
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.task import Outcome, Task
@@ -63,7 +64,7 @@ class ModelReplica:
         )
         self._pool = ThreadPoolExecutor(plan.slots, thread_name_prefix=f"{plan.service}-worker")
         terms = LeaseTerms(plan.service, worker, plan.slots)
-        self._lease_loop = LeaseLoop(terms, lambda: RegistryClient(settings), self)
+        self._lease_loop = LeaseLoop(terms, lambda: RegistryClient(find_registry), self)
         self._lease_loop.start()
 
     async def check_health(self) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from cluster.errors import (
     DuplicateTask,
     IllegalStep,
     QueueFull,
+    RegistryFault,
     RegistryUnavailable,
+    Superseded,
     TaskConflict,
     TaskNotFound,
 )
@@ -67,6 +71,11 @@ async def open_registry(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Cal
 @pytest.fixture
 async def registry(open_registry) -> TaskRegistry:
     return await open_registry()
+
+
+async def recovered(registry: TaskRegistry) -> None:
+    """The writer ends when memory equals the disk again and nothing waits to be written."""
+    await asyncio.wait([registry._book.commits._writer])
 
 
 async def leased(registry: TaskRegistry, **fields) -> Task:
@@ -347,8 +356,9 @@ async def test_delete_hides_at_once_and_leaves_the_record_to_the_sweep(
     assert await registry.removable() == []
     assert await registry.beat("w1", [Beat("t", 1, Progress())]) == [Verdict.CANCEL]
     await registry.finish([outcome(task, OutcomeKind.CANCELLED)])
-    assert await registry.removable() == ["t"]
-    await registry.forget(["t"])
+    removable = await registry.removable()
+    assert [task.id for task in removable] == ["t"]
+    await registry.forget(removable)
     assert await registry.removable() == []
     assert await registry.events("t") == []
 
@@ -359,7 +369,7 @@ async def test_records_are_kept_for_the_retention_time(registry: TaskRegistry, c
     clock.advance(LIMITS.retention_s - 1)
     assert await registry.removable() == []
     clock.advance(1)
-    assert await registry.removable() == ["t"]
+    assert [task.id for task in await registry.removable()] == ["t"]
 
 
 async def test_lists_filter_and_page(registry: TaskRegistry, clock: ManualClock) -> None:
@@ -401,8 +411,87 @@ async def test_a_full_disk_refuses_and_recovers(registry: TaskRegistry) -> None:
     with pytest.raises(TaskNotFound):
         await registry.get("refused")
     assert (await registry.get("before")).status is Status.QUEUED
+    await recovered(registry)
     assert (await registry.submit(new_task(id="after"))).created
     assert [task.id for task in await registry.lease(lease_request(slots=5))] == ["before", "after"]
+
+
+async def test_a_database_that_is_away_hangs_nobody_and_loses_nothing(registry: TaskRegistry) -> None:
+    await registry.submit(new_task(id="waiting"))
+    await registry.submit(new_task(id="running", service="ffmpeg"))
+    running = await leased(registry, service="ffmpeg")
+    real_live, real_apply = registry._store.live, registry._store.apply
+
+    def away(*_: object) -> None:
+        raise RegistryUnavailable("away")
+
+    registry._store.live = registry._store.apply = away
+    with pytest.raises(RegistryUnavailable):
+        await registry.submit(new_task())
+    with pytest.raises(RegistryUnavailable):
+        await registry.finish([outcome(running)])
+    assert await registry.beat("w1", [Beat("running", 1, Progress())]) == [Verdict.OK]
+    registry._store.live, registry._store.apply = real_live, real_apply
+    await recovered(registry)
+    assert await registry.finish([outcome(running)]) == [True]
+    assert (await leased(registry)).id == "waiting"
+
+
+async def test_a_report_repeated_to_a_restarted_registry_is_known(open_registry) -> None:
+    registry = await open_registry()
+    await registry.submit(new_task(id="t"))
+    report = outcome(await leased(registry), result={"n": 1}, artifacts=(ARTIFACT,))
+    await registry.finish([report])
+    registry = await open_registry()
+    assert await registry.finish([report]) == [True]
+    failure = outcome(await registry.get("t"), OutcomeKind.SUCCEEDED)
+    assert await registry.finish([replace(failure, fence=2)]) == [False]
+
+
+async def test_a_value_that_json_cannot_carry_fails_its_own_call_alone(registry: TaskRegistry) -> None:
+    good, bad = await asyncio.gather(
+        registry.submit(new_task(id="good")),
+        registry.submit(new_task(id="bad", inputs={"payload": {1, 2}})),
+        return_exceptions=True,
+    )
+    assert (good.created, type(bad)) == (True, RegistryFault)
+    task = await leased(registry)
+    with pytest.raises(RegistryFault):
+        await registry.finish([outcome(task, result={"n": Decimal(1)})])
+    assert await registry.finish([outcome(task, result={"n": "\ud800"})]) == [True]
+    assert (await registry.get("good")).result == {"n": "\ud800"}
+
+
+async def test_a_cancelled_result_is_not_taken(registry: TaskRegistry) -> None:
+    """So that the replica removes the files that it had stored already."""
+    await registry.submit(new_task(id="t"))
+    task = await leased(registry)
+    await registry.cancel("t")
+    assert await registry.finish([outcome(task, result={})]) == [False]
+
+
+async def test_a_second_registry_cannot_open_the_database(registry: TaskRegistry, tmp_path: Path) -> None:
+    store = TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite")
+    with pytest.raises(RegistryUnavailable, match="another server"):
+        store.open()
+    store.close()
+
+
+async def test_a_superseded_registry_writes_nothing_more(registry: TaskRegistry) -> None:
+    registry._store._next_epoch()  # as another host does, which the file lock does not reach
+    for _ in range(2):
+        with pytest.raises(Superseded):
+            await registry.submit(new_task())
+
+
+async def test_followers_forget_what_has_expired(registry: TaskRegistry, clock: ManualClock) -> None:
+    await registry.submit(new_task(id="t"))
+    await registry.cancel("t")
+    seq = (await registry.watch(-1, 0, 0)).seq
+    clock.advance(LIMITS.retention_s)
+    await registry.forget(await registry.removable())
+    feed = await registry.watch(registry.epoch, seq, 0)
+    assert [(task.id, task.is_deleted) for task in feed.tasks] == [("t", True)]
 
 
 def _pages_in_use(store: TaskStore) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -72,7 +73,7 @@ async def test_an_ended_line_breaks_waiting_and_later_calls(serve: Serve) -> Non
         await line.call_many("y")
 
 
-async def test_a_failing_call_is_answered_and_the_line_goes_on(
+async def test_a_failing_call_ends_the_line_and_is_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def call_many(calls: Any) -> Any:
@@ -83,8 +84,31 @@ async def test_a_failing_call_is_answered_and_the_line_goes_on(
     line = await ChannelClient.connect(await serve(call_many))
     with pytest.raises(ChannelBroken):
         await line.call_many("bad")
-    assert await line.call_many("good") == "good"
     assert "a bug" in caplog.text
+    with pytest.raises(ChannelBroken):
+        await line.call_many("good")
+
+
+async def test_an_answer_that_cannot_be_pickled_hangs_nobody(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call_many(calls: Any) -> Any:
+        return lambda: calls
+
+    line = await ChannelClient.connect(await serve(call_many))
+    with pytest.raises(ChannelBroken):
+        await line.call_many("x")
+    assert "pickle" in caplog.text
+
+
+async def test_a_call_that_cannot_be_pickled_is_the_callers_error(serve: Serve) -> None:
+    async def call_many(calls: Any) -> Any:
+        return calls
+
+    line = await ChannelClient.connect(await serve(call_many))
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        await line.call_many(lambda: None)
+    assert await line.call_many("good") == "good"
     line.close()
 
 

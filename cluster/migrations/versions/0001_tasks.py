@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("is_deleted", sa.Boolean, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("expires_at", sa.Double),
-        sa.Column("idempotency_key", sa.String(256)),
+        sa.Column("idempotency_key", sa.String(512)),
         sa.Column("dedupe_key", sa.String(64)),
         sa.Column("request", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
