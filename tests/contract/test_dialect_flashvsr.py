@@ -371,7 +371,7 @@ async def test_delete_in_any_state(server, state):
     assert (await server.http.delete(f"/flashvsr/api/tasks/{body['id']}/")).status_code == 404
     if state == "processing":
         await server.stopped(task)
-    assert list(await server.registry.removable()) == [body["id"]]
+    assert [task.id for task in await server.registry.removable()] == [body["id"]]
 
 
 async def test_cancelled_is_shown_as_failed(server):

@@ -1,0 +1,99 @@
+"""Reads from memory: own writes at once, others' by the feed, and never after the feed broke off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cluster.book import RegistryLimits
+from cluster.errors import RegistryUnavailable, TaskNotFound
+from cluster.follower import TaskFollower
+from cluster.registry import TaskRegistry
+from cluster.store import TaskStore
+from cluster.task import Feed, Status, Task
+from tests.manual_clock import ManualClock
+from tests.tasks import lease_request, new_task, outcome
+
+
+class CountingRegistry(TaskRegistry):
+    """The real registry; counts reads and can be cut off."""
+
+    reads = 0
+    is_away = False
+
+    async def get(self, task_id: str) -> Task:
+        self.reads += 1
+        return await super().get(task_id)
+
+    async def watch(self, epoch: int, since: int, wait_s: float) -> Feed:
+        if self.is_away:
+            raise RegistryUnavailable("away")
+        return await super().watch(epoch, since, wait_s)
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[CountingRegistry]:
+    limits = RegistryLimits(coalesce_s=0, gather_s=0)
+    registry = CountingRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), ManualClock(), limits)
+    await registry.open()
+    yield registry
+    await registry.close()
+
+
+@pytest.fixture
+async def follower(registry: CountingRegistry) -> AsyncIterator[TaskFollower]:
+    follower = TaskFollower(registry)
+    follower.start()
+    await turns()
+    yield follower
+    await follower.stop()
+
+
+async def turns() -> None:
+    """Let everything that is ready on the loop run."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_what_this_process_submitted_is_read_from_memory(
+    registry: CountingRegistry, follower: TaskFollower
+) -> None:
+    await follower.submit(new_task(id="t"))
+    asked = registry.reads
+    assert (await follower.get("t")).status is Status.QUEUED
+    assert registry.reads == asked
+
+
+async def test_changes_by_others_arrive_with_the_feed(
+    registry: CountingRegistry, follower: TaskFollower
+) -> None:
+    await follower.submit(new_task(id="t"))
+    (task,) = await registry.lease(lease_request())
+    await registry.finish([outcome(task, result={"n": 1})])
+    await turns()
+    asked = registry.reads
+    done = await follower.get("t")
+    assert (done.status, done.result, registry.reads) == (Status.SUCCEEDED, {"n": 1}, asked)
+
+
+async def test_a_deleted_task_is_gone_here_too(registry: CountingRegistry, follower: TaskFollower) -> None:
+    await follower.submit(new_task(id="t"))
+    await registry.delete("t")
+    await turns()
+    with pytest.raises(TaskNotFound):
+        await follower.get("t")
+
+
+async def test_a_broken_feed_sends_reads_to_the_registry(
+    registry: CountingRegistry, follower: TaskFollower
+) -> None:
+    await follower.submit(new_task(id="t"))
+    registry.is_away = True
+    await registry.submit(new_task(id="other"))  # wakes the follower, whose next call fails
+    await turns()
+    asked = registry.reads
+    await follower.get("t")
+    assert registry.reads > asked
