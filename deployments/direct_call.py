@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -12,11 +11,12 @@ from typing import Any
 from typing_extensions import override
 
 from cluster import keys
-from deployments.engines import EngineRoom
+from deployments.attempt_logs import AttemptLog
+from deployments.engines import EngineRoom, LoadedEngine
 from deployments.results import replaced_paths
 from deployments.workspaces import Workspaces
-from models.engine import RunContext, file_fields
-from models.errors import InvalidInput, TimedOut
+from models.engine import Result, RunContext, file_fields
+from models.errors import InvalidInput, PermanentFailure, TimedOut
 
 
 class DirectContext(RunContext):
@@ -26,7 +26,7 @@ class DirectContext(RunContext):
         self.task_id = f"call-{uuid.uuid4()}"
         self.device = device
         self.threads = threads
-        self.logger = logging.getLogger(f"mediaray.{self.task_id}")
+        self.logger = AttemptLog()
         self.output_dir = workspace / "output"
         self.scratch_dir = workspace / "scratch"
         for folder in (self.output_dir, self.scratch_dir):
@@ -53,7 +53,10 @@ def run_directly(
     inputs: dict[str, Any],
     files: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Answer `{"result": …, "files": {name: bytes}}`; raises what the engine raises."""
+    """Answer `{"result": …, "files": {name: bytes}}`; raises what the engine raises.
+
+    Runs on a worker thread. Raises TimeoutError past the model's run_timeout_s.
+    """
     loaded = engines.get(name)
     workspace = workspaces.path(f"call-{uuid.uuid4()}")
     with workspaces.removed_after(workspace):
@@ -64,7 +67,7 @@ def run_directly(
             timeout_s=loaded.model.run_timeout_s,
         )
         local = _written(files, loaded.model.inputs, inputs, workspace)
-        result = loaded.engine.run(loaded.model.inputs.model_validate(inputs | local), context)
+        result = _run(loaded, inputs | local, context)
         return {
             "result": replaced_paths(result.values, context.output_dir) | {"engine": loaded.spec.label},
             "files": {
@@ -73,6 +76,16 @@ def run_directly(
                 if path.is_file()
             },
         }
+
+
+def _run(loaded: LoadedEngine, inputs: dict[str, Any], context: DirectContext) -> Result:
+    """Run the engine; only Exceptions come out, because others would end the caller's event loop."""
+    try:
+        return loaded.engine.run(loaded.model.inputs.model_validate(inputs), context)
+    except TimedOut as error:
+        raise TimeoutError(f"the call ran longer than {loaded.model.run_timeout_s:g} s") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise PermanentFailure(f"the engine {loaded.spec.name} ended with {error!r}") from error
 
 
 def _written(

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cluster.actors import find_registry
@@ -74,14 +75,16 @@ class ModelReplica:
     async def call(
         self, name: str, inputs: dict[str, Any], files: Mapping[str, bytes] | None = None
     ) -> dict[str, Any]:
-        """Run one short task now, without a record: for Python handles that would rather wait than poll.
+        """Run one short task without a record: for Python handles that would rather wait than poll.
 
+        It waits for a worker thread like a leased task, so that both together never exceed the slots.
         `files` holds the content of file inputs by field name. Answers
         `{"result": {…}, "files": {name: bytes}}`; nothing is stored. Raises what the engine raises.
         """
-        return await asyncio.to_thread(
+        run = partial(
             run_directly, self._engines, self._workspaces, name=name, inputs=inputs, files=files or {}
         )
+        return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
     async def __del__(self) -> None:
         """Drain: lease nothing more, finish and report what runs, leave no folder behind."""
