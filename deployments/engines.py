@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.engine import Engine, EngineSpec, ModelSpec
-from models.errors import ModelNotReady
+from models.errors import EngineError, ModelNotReady, PermanentFailure
 from models.weights import locate, ready_engine
 
 
@@ -47,7 +47,10 @@ class EngineRoom:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> LoadedEngine:
-        """The engine for a task name. Raises ModelNotReady with what to install."""
+        """The engine for a task name, loaded now if it is not yet, also after a load that failed.
+
+        Raises ModelNotReady with what to install, PermanentFailure when the engine does not load.
+        """
         loaded = self._loaded.get(name)
         if loaded is not None:
             return loaded
@@ -57,12 +60,12 @@ class EngineRoom:
             return self._loaded[name]
 
     def load_all(self) -> list[str]:
-        """Load every engine that is ready; returns why the others are not."""
+        """Load every engine that is ready; returns why the others are not. Never raises."""
         problems = []
         for name in self._models:
             try:
                 self.get(name)
-            except ModelNotReady as error:
+            except Exception as error:  # noqa: BLE001 - the attempt edge: each task of this engine tells it again
                 problems.append(f"{name}: {error}")
         return problems
 
@@ -73,10 +76,20 @@ class EngineRoom:
         begin_s = time.monotonic()
         spec = ready_engine(model, self._models_dir, has_gpu=self.device != "cpu")
         weights = {weight.path: locate(weight, self._models_dir) for weight in spec.weights}
-        engine = spec.make()
-        engine.load(self.device, self.threads, weights)
+        engine = self._loaded_engine(spec, weights)
         self._on_load_s("load", time.monotonic() - begin_s)
         return LoadedEngine(model, spec, engine)
+
+    def _loaded_engine(self, spec: EngineSpec, weights: Mapping[str, Path]) -> Engine:
+        try:
+            engine = spec.make()
+            engine.load(self.device, self.threads, weights)
+        except (EngineError, MemoryError):
+            raise  # says itself what is wrong, and whether to try again
+        except BaseException as error:  # also SystemExit: a library must not end the replica
+            reason = f"{type(error).__name__}: {error}"
+            raise PermanentFailure(f"the engine {spec.name} does not load: {reason}") from error
+        return engine
 
 
 def _pinned(model: ModelSpec, engine_name: str) -> ModelSpec:
