@@ -5,6 +5,8 @@ Runs on a worker thread; the replica's control thread tells it to stop and reads
 
 from __future__ import annotations
 
+import json
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster import keys
-from cluster.errors import ArtifactNotFound, StorageFailure, StorageFull
+from cluster.errors import ArtifactNotFound, ClusterError, StorageFailure, StorageFull
 from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Failure, FailureCode, Json, Outcome, OutcomeKind, Progress, Task
 from deployments.attempt_logs import ATTEMPT_LOGS, AttemptLog
-from deployments.engines import EngineRoom
+from deployments.engines import EngineRoom, LoadedEngine
 from deployments.pace import Pace
 from deployments.results import replaced_paths
 from models.engine import ModelSpec, Result, RunContext, file_fields
@@ -33,6 +35,10 @@ from models.errors import (
 )
 
 LOG_NAME = "attempt.log"
+MAX_MESSAGE_CHARS = 4_000
+# How long an attempt may load, fetch or store without any progress after it should have ended. None of
+# that hears a cancel, and all of it ends by itself.
+_TRANSFER_BOUND_S = 600.0
 
 # Which failure an exception stands for; the first class that matches decides.
 FAILURES: tuple[tuple[type[BaseException], FailureCode, bool], ...] = (
@@ -68,11 +74,12 @@ class RunningAttempt(RunContext):
         self.device = device
         self.threads = threads
         self.logger = self._log = AttemptLog()
-        self.started_s = time.monotonic()
         self.workspace = workspace
         self._storage = storage
         self._on_stage_s = on_stage_s
-        self._deadline_s = self.started_s + task.run_timeout_s
+        self._deadline_s = math.inf  # an attempt that waits for its thread does not age
+        self._moved_s = math.inf
+        self._is_in_engine = False
         self._stop: type[BaseException] | None = None
         self._progress = Progress()
         self._pace = Pace()
@@ -91,8 +98,9 @@ class RunningAttempt(RunContext):
     def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
         if stage != self._progress.stage and self._progress.stage:
             self.logger.info("stage: %s", stage)
+        done, total = _number(done) or 0.0, _number(total)
         eta_s = self._pace.eta_s(stage, done, total, time.monotonic())
-        self._progress = Progress(done, total, unit, stage, eta_s)
+        self._progress = Progress(done, total, _text(unit), _text(stage), eta_s)
         self.check()
 
     def check(self) -> None:
@@ -113,8 +121,14 @@ class RunningAttempt(RunContext):
 
     @property
     def overdue_s(self) -> float:
-        """Seconds since the attempt should have stopped; negative while it may run."""
-        return time.monotonic() - self._deadline_s
+        """Seconds since the attempt should have stopped; negative while it may go on.
+
+        An engine should stop at once. Before and after it, every file that is moved counts as progress.
+        Neither an attempt that waits for its thread nor one that has ended is ever overdue.
+        """
+        if self._is_in_engine:
+            return time.monotonic() - self._deadline_s
+        return time.monotonic() - max(self._deadline_s, self._moved_s) - _TRANSFER_BOUND_S
 
     def cancel(self) -> None:
         """Make the next report or check raise Cancelled. Callable from any thread."""
@@ -124,17 +138,18 @@ class RunningAttempt(RunContext):
 
     def run(self, engines: EngineRoom) -> Outcome:
         """Do the work and publish it; every way to end becomes an Outcome. Never raises."""
+        self._moved_s = time.monotonic()
+        self._deadline_s = min(self._deadline_s, self._moved_s + self.task.run_timeout_s)
         with ATTEMPT_LOGS.collecting(self._log):
-            try:
-                outcome = self._run(engines)
-            except Cancelled:
-                outcome = self._outcome(OutcomeKind.CANCELLED)
-            except TimedOut:
-                outcome = self._timed_out()
-            except Exception as error:  # noqa: BLE001 - the attempt edge: anything else is the task's failure
-                outcome = self._outcome(OutcomeKind.FAILED, failure=self._failure(error))
-        self._store_log()
+            outcome = self._ended(engines)
+            self._moved_s = time.monotonic()
+            self._store_log()
+        self._moved_s = math.inf
         return outcome
+
+    def failed_outcome(self, error: BaseException) -> Outcome:
+        """How an attempt ends that `error` ended."""
+        return self._outcome(OutcomeKind.FAILED, failure=self._failure(error))
 
     def deaf_outcome(self) -> Outcome:
         """How an attempt ends that did not stop when it was told to."""
@@ -149,15 +164,26 @@ class RunningAttempt(RunContext):
         elif outcome.kind is OutcomeKind.SUCCEEDED and self._has_committed:
             self._storage.delete_prefix(keys.partial_prefix(self.task_id))
 
+    def _ended(self, engines: EngineRoom) -> Outcome:
+        try:
+            return self._run(engines)
+        except Cancelled:
+            return self._outcome(OutcomeKind.CANCELLED)
+        except TimedOut:
+            return self._timed_out()
+        except BaseException as error:  # noqa: BLE001 - the attempt edge: also a library's SystemExit
+            return self.failed_outcome(error)
+
     def _run(self, engines: EngineRoom) -> Outcome:
+        self.check()
         loaded = engines.get(self.task.name)
         inputs = loaded.model.inputs.model_validate(self.task.inputs | self._fetched(loaded.model))
-        with self._stage("run"):
+        self.check()
+        with self._stage("run"), self._in_engine():
             result = loaded.engine.run(inputs, self)
         self.check()
-        artifacts = self._publish()
-        values = self._public(result) | {"engine": loaded.spec.label}
-        return self._outcome(OutcomeKind.SUCCEEDED, result=values, artifacts=artifacts)
+        values = self._public(result, loaded) | {"engine": loaded.spec.label}
+        return self._outcome(OutcomeKind.SUCCEEDED, artifacts=self._publish(), result=values)
 
     def _fetched(self, model: ModelSpec) -> Json:
         """Local paths of the file inputs, with the names that callers gave them."""
@@ -171,6 +197,7 @@ class RunningAttempt(RunContext):
         path = self._folder("input") / field / Path(key).name
         path.parent.mkdir()
         self._storage.fetch(key, path)
+        self._moved_s = time.monotonic()
         return path
 
     def _publish(self) -> tuple[Artifact, ...]:
@@ -185,20 +212,25 @@ class RunningAttempt(RunContext):
     def _unpublish(self) -> None:
         try:
             self._storage.delete_prefix(keys.attempt_prefix(self.task_id, self.task.fence))
-        except StorageFailure as error:
+        except ClusterError as error:
             self.logger.warning("unfinished outputs were not removed: %s", error)
 
     def _put(self, path: Path) -> Artifact:
         self.check()
         name = path.relative_to(self.output_dir).as_posix()
         stored = self._storage.put_file(keys.artifact_key(self.task_id, self.task.fence, name), path)
+        self._moved_s = time.monotonic()
         return Artifact(name, stored.key, stored.media_type, stored.size_bytes, stored.sha256)
 
-    def _public(self, result: Result) -> Json:
-        """The result as callers may see it: storage keys instead of local paths."""
+    def _public(self, result: Result, loaded: LoadedEngine) -> Json:
+        """The result as callers may see it: plain JSON, with storage keys instead of local paths."""
         prefix = keys.attempt_prefix(self.task_id, self.task.fence)
         root = self.output_dir if "output_dir" in self.__dict__ else self.workspace
-        return replaced_paths(result.values, root, prefix)
+        try:
+            return _as_json(replaced_paths(result.values, root, prefix))
+        except (TypeError, ValueError, RecursionError) as error:
+            text = f"the engine {loaded.spec.name} answered what JSON cannot carry: {error}"
+            raise PermanentFailure(text) from error
 
     def _outcome(self, kind: OutcomeKind, **fields: Any) -> Outcome:
         worker = self.task.attempt.worker if self.task.attempt else ""
@@ -208,13 +240,15 @@ class RunningAttempt(RunContext):
         text = f"the task ran longer than {self.task.run_timeout_s:g} s"
         return self._outcome(OutcomeKind.FAILED, failure=Failure(FailureCode.TIMEOUT, text))
 
-    def _failure(self, error: Exception) -> Failure:
+    def _failure(self, error: BaseException) -> Failure:
+        text = _text_of(error)
         for kind, code, is_transient in FAILURES:
             if isinstance(error, kind):
-                self.logger.error("failed: %s", error)
-                return Failure(code, str(error) or code.value, is_transient)
+                self.logger.error("failed: %s", text)
+                return Failure(code, text or code.value, is_transient)
         self.logger.error("failed unexpectedly\n%s", "".join(traceback.format_exception(error)))
-        return Failure(FailureCode.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {text}"[:MAX_MESSAGE_CHARS]
+        return Failure(FailureCode.INTERNAL_ERROR, text)
 
     def _folder(self, name: str) -> Path:
         path = self.workspace / name
@@ -227,17 +261,56 @@ class RunningAttempt(RunContext):
         yield
         self._on_stage_s(name, time.monotonic() - begin_s)
 
+    @contextmanager
+    def _in_engine(self) -> Iterator[None]:
+        self._is_in_engine = True
+        try:
+            yield
+        finally:
+            self._moved_s = time.monotonic()
+            self._is_in_engine = False
+
     def _store_log(self) -> None:
         """Keep the log beside the outputs; losing it must not cost the result."""
         if not self._log.lines:
             return
         try:
             with self._storage.writer(keys.artifact_key(self.task_id, self.task.fence, LOG_NAME)) as writer:
-                writer.write("\n".join([*self._log.lines, ""]).encode())
+                writer.write("\n".join([*self._log.lines, ""]).encode(errors="replace"))
                 writer.commit()
-        except StorageFailure as error:
+        except Exception as error:  # noqa: BLE001 - the attempt edge: the outcome is known and must be told
             self.logger.warning("the attempt's log was not stored: %s", error)
 
 
 def _files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _as_json(values: Json) -> Json:
+    """`values` as they come back from a store of UTF-8 JSON.
+
+    Raises TypeError or ValueError for what JSON has no form for, such as sets, NumPy's numbers and NaN.
+    """
+    text = json.dumps(values, allow_nan=False, ensure_ascii=False)
+    plain: Json = json.loads(_text(text))
+    return plain
+
+
+def _number(value: float | None) -> float | None:
+    """A plain finite number, whatever kind of number an engine counts with."""
+    if value is None or type(value) is int:
+        return value
+    plain = float(value)
+    return plain if math.isfinite(plain) else None
+
+
+def _text(text: str) -> str:
+    """`text` without lone surrogates, which UTF-8 cannot carry."""
+    return text.encode(errors="replace").decode()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return _text(str(error))[:MAX_MESSAGE_CHARS]
+    except Exception:  # noqa: BLE001 - an error that cannot be printed is still to be reported
+        return "(an error without a readable text)"

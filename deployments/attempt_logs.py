@@ -50,8 +50,12 @@ class AttemptLogs(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = getattr(record, "attempt_log", None) or self._by_thread.get(record.thread or 0)
-        if log is not None:
+        if log is None:
+            return
+        try:
             log.lines.append(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler of logging: a bad log line is no failed attempt
+            self.handleError(record)
 
 
 ATTEMPT_LOGS = AttemptLogs()
