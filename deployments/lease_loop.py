@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.client import RegistryClient
-from cluster.errors import RegistryUnavailable
+from cluster.errors import ClusterError, RegistryFault, RegistryUnavailable
 from cluster.task import Beat, LeaseRequest, Outcome, OutcomeKind, Task, Verdict
 from deployments.attempt import RunningAttempt
 
@@ -26,7 +26,7 @@ _LEASE_WAIT_S = 3.0
 _BEAT_S = 0.4
 _PAUSE_S = 0.5
 _HEALTH_BOUND_S = 60.0
-# How long an attempt may ignore a cancel or its deadline before the whole process goes.
+# How long an engine may ignore a cancel or its deadline before the whole process goes.
 _STOP_BOUND_S = 10.0
 
 
@@ -58,8 +58,8 @@ class LeaseLoop:
         self._terms = terms
         self._make_registry = make_registry
         self._worker = worker
-        self._attempts: dict[str, RunningAttempt] = {}
-        self._lost: set[str] = set()
+        # By task id and fence: a replica may lease a task again while its lost attempt still stops.
+        self._attempts: dict[tuple[str, int], RunningAttempt] = {}
         self._reports: set[asyncio.Task[None]] = set()
         self._free_slots = terms.slots
         self._slot_freed = asyncio.Event()
@@ -86,7 +86,7 @@ class LeaseLoop:
     async def _main(self) -> None:
         self._registry = self._make_registry()
         beats = asyncio.get_running_loop().create_task(self._beat_for_ever())
-        await asyncio.to_thread(self._worker.prepare)
+        await self._prepare()
         while not self._is_draining.is_set():
             try:
                 await self._lease()
@@ -95,8 +95,14 @@ class LeaseLoop:
             except Exception:  # the loop edge: one bad turn must not end the replica's work
                 logger.exception("lease loop: this turn failed, the next one follows")
                 await asyncio.sleep(_PAUSE_S)
-        await asyncio.gather(*self._reports)
+        await asyncio.gather(*self._reports, return_exceptions=True)
         beats.cancel()
+
+    async def _prepare(self) -> None:
+        try:
+            await asyncio.to_thread(self._worker.prepare)
+        except Exception:  # the loop edge: the tasks that need what is missing fail with the reason
+            logger.exception("prepare failed; tasks are leased all the same")
 
     async def _lease(self) -> None:
         """One turn: wait for a free slot, then for work, then begin it."""
@@ -118,34 +124,65 @@ class LeaseLoop:
             report = self._hand_back(task)
         else:
             attempt, ended = self._worker.begin(task)
-            self._attempts[task.id] = attempt
+            self._attempts[_key(attempt)] = attempt
             self._free_slots -= 1
             report = self._follow(attempt, ended)
         running = asyncio.get_running_loop().create_task(report)
         self._reports.add(running)
-        running.add_done_callback(self._reports.discard)
+        running.add_done_callback(self._reported)
+
+    def _reported(self, running: asyncio.Task[None]) -> None:
+        self._reports.discard(running)
+        if not running.cancelled() and (error := running.exception()) is not None:
+            logger.error("lease loop: an attempt was not seen through", exc_info=error)
 
     async def _follow(self, attempt: RunningAttempt, ended: asyncio.Future[Outcome]) -> None:
         """See an attempt through: its end, its report, its cleaning up."""
-        outcome = await ended
-        self._free_slots += 1
-        self._slot_freed.set()
-        is_accepted = await self._report(outcome)
-        self._attempts.pop(attempt.task_id, None)
-        self._lost.discard(attempt.task_id)
-        await asyncio.to_thread(attempt.settle, outcome, is_accepted=is_accepted)
+        try:
+            outcome = await self._outcome(attempt, ended)
+            outcome, is_accepted = await self._report_or_fail(attempt, outcome)
+        finally:
+            self._attempts.pop(_key(attempt), None)
+        try:
+            await asyncio.to_thread(attempt.settle, outcome, is_accepted=is_accepted)
+        except ClusterError as error:
+            logger.warning("task %s: files nobody needs were not removed: %s", attempt.task_id, error)
+
+    async def _outcome(self, attempt: RunningAttempt, ended: asyncio.Future[Outcome]) -> Outcome:
+        """How the attempt ended; its slot is free from then on."""
+        try:
+            return await ended
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            logger.exception("task %s: its worker thread broke", attempt.task_id)
+            return attempt.failed_outcome(error)
+        finally:
+            self._free_slots += 1
+            self._slot_freed.set()
 
     async def _hand_back(self, task: Task) -> None:
         await self._report(Outcome(task.id, task.fence, self._terms.worker, OutcomeKind.HANDED_BACK))
 
+    async def _report_or_fail(self, attempt: RunningAttempt, outcome: Outcome) -> tuple[Outcome, bool]:
+        """Report `outcome`, or where it cannot be recorded that; with the registry's answer."""
+        try:
+            return outcome, await self._report(outcome)
+        except RegistryFault as error:
+            logger.exception("task %s: its outcome cannot be recorded", attempt.task_id)
+            outcome = attempt.failed_outcome(error)
+            return outcome, await self._report(outcome)
+
     async def _report(self, outcome: Outcome) -> bool:
-        """Tell the registry until it answers; False when the lease was lost meanwhile."""
-        while outcome.task_id not in self._lost:
+        """Ask the registry until it answers whether it takes the outcome, whatever beats were told.
+
+        Only this answer says whether the files of the attempt are of use.
+        """
+        while True:
             try:
                 return (await self._registry.finish([outcome]))[0]
             except RegistryUnavailable:
                 await asyncio.sleep(_PAUSE_S)
-        return False
 
     async def _beat_for_ever(self) -> None:
         while True:
@@ -166,11 +203,8 @@ class LeaseLoop:
         beats = [Beat(attempt.task_id, attempt.task.fence, attempt.progress) for attempt in attempts]
         verdicts = await self._registry.beat(self._terms.worker, beats)
         for attempt, verdict in zip(attempts, verdicts, strict=True):
-            if verdict is Verdict.OK or attempt.task_id not in self._attempts:
-                continue
-            if verdict is Verdict.LOST:
-                self._lost.add(attempt.task_id)
-            attempt.cancel()
+            if verdict is not Verdict.OK:
+                attempt.cancel()
 
     async def _end_the_deaf(self, attempts: list[RunningAttempt]) -> None:
         """The last resort against work that does not stop: report it, then end this process."""
@@ -178,6 +212,10 @@ class LeaseLoop:
             if attempt.overdue_s < _STOP_BOUND_S:
                 continue
             logger.error("task %s ignores its end: this replica exits and is replaced", attempt.task_id)
-            if attempt.task_id not in self._lost:
-                await self._registry.finish([attempt.deaf_outcome()])
-            os._exit(1)
+            await self._registry.finish([attempt.deaf_outcome()])
+            if attempt.overdue_s >= _STOP_BOUND_S:  # unless it ended while the registry was asked
+                os._exit(1)
+
+
+def _key(attempt: RunningAttempt) -> tuple[str, int]:
+    return attempt.task_id, attempt.task.fence
