@@ -11,7 +11,6 @@ import pytest
 from deployments import workspaces
 from deployments.workspaces import Workspaces
 
-
 Start = Callable[[str], Workspaces]
 
 
