@@ -240,18 +240,18 @@ async def test_files_that_cannot_be_removed_end_no_drain(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     await rig.begin(task("a"), task("b"))
-    settled = asyncio.Event()
-    here = asyncio.get_running_loop()
+    drains = threading.Event()
 
     def settle(outcome: Outcome, *, is_accepted: bool) -> None:
-        here.call_soon_threadsafe(settled.set)
+        drains.wait()
         raise error
 
     monkeypatch.setattr(rig.worker.attempts["a", 1], "settle", settle)
-    draining = asyncio.create_task(rig.drain())
     rig.worker.end("a")
-    await settled.wait()
-    await rig.registry.beats_more()
+    draining = asyncio.create_task(rig.drain())
+    await rig.registry.beats_more(10)
+    drains.set()
+    await rig.registry.beats_more(10)
     assert not draining.done()
     rig.worker.end("b")
     await draining
