@@ -271,3 +271,16 @@ def test_an_engine_that_does_not_load_fails_its_task_and_is_tried_again(
     message = "the engine toy-engine does not load: RuntimeError: broken zip archive"
     assert outcome().failure.message == message
     assert outcome().kind is OutcomeKind.SUCCEEDED
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken zip archive"), SystemExit(1)], ids=["error", "exit"])
+def test_loading_all_engines_tells_problems_and_never_raises(error: BaseException) -> None:
+    class Broken(Toy):
+        def load(self, *args: Any) -> None:
+            raise error
+
+    spec = EngineSpec(name="toy-engine", kind=EngineKind.EMBEDDED, make=lambda: Broken(raising(error)))
+    model = ModelSpec(name="toy.run", title="A toy", inputs=NoInputs, engines=(spec,))
+    room = EngineRoom([model], models_dir=None, device="cpu", threads=1)
+    (problem,) = room.load_all()
+    assert problem == f"toy.run: the engine toy-engine does not load: {type(error).__name__}: {error}"
