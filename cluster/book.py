@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 class RegistryLimits:
     """The registry's numbers.
 
-    `coalesce_s`: how long the watch feed gathers before it answers. `gather_s`: how long a lease for
-    several slots does, once the first task is there.
+    `coalesce_s`, `gather_s`: in a steady flow, the least time between two answers of the watch feed, and
+    between two leases for several slots.
     """
 
     lease_s: float = 15.0

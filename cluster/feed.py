@@ -41,13 +41,17 @@ class ChangeFeed:
         return self._seq
 
     async def watch(self, epoch: int, since: int, wait_s: float, coalesce_s: float) -> Feed:
-        """Changes after `since`; waits up to `wait_s` for the first, then gathers for `coalesce_s`."""
+        """Changes after `since`; waits up to `wait_s` for the first.
+
+        In a steady flow an answer gathers `coalesce_s` of changes; after a pause the first goes at once.
+        """
         if epoch != self._epoch or since < self._forgotten_seq:
             return Feed(self._epoch, self._seq, [], is_reset=True)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         if since >= self._seq and not await self._change_within(wait_s):
             return Feed(self._epoch, self._seq, [])
-        if coalesce_s:
-            await asyncio.sleep(coalesce_s)
+        await asyncio.sleep(begun + coalesce_s - loop.time())
         return Feed(self._epoch, self._seq, self._since(since))
 
     def _since(self, since: int) -> list[Task]:

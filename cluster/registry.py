@@ -144,17 +144,17 @@ class TaskRegistry:
         A repeated call (same request_id) returns what the first one leased.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.wait_s
+        begun = loop.time()
         while not self._book.leases.of_request(request.request_id):
             batch = self._book.take(request)
             if batch is not None:
                 await _durable(batch)
                 break
-            if not await self._book.work_within(request.service, deadline - loop.time()):
+            if not await self._book.work_within(request.service, begun + request.wait_s - loop.time()):
                 return []
             if request.slots > 1:
-                # Work that arrives together is leased together.
-                await asyncio.sleep(self._limits.gather_s)
+                # In a steady flow, what arrives together is leased together; after a pause, at once.
+                await asyncio.sleep(begun + self._limits.gather_s - loop.time())
         return [self._book.live[task_id] for task_id in self._book.leases.of_request(request.request_id)]
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
