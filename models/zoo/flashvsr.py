@@ -5,7 +5,9 @@ The embedded engine is SPAN (arXiv 2311.12770), which enlarges each frame by its
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -133,7 +135,10 @@ class SpanEngine(Engine):
 
         from models.networks.upscaler import FACTORS, Upscaler
 
-        torch.set_num_threads(threads)
+        # One core a frame: threads that share a frame wait for each other at every layer, and for whichever
+        # of them the encoder pushed aside.
+        self._lanes = threads if device == "cpu" else 1
+        torch.set_num_threads(threads // self._lanes)
         files = {f: (weights[_span_file(f, "param")], weights[_span_file(f, "bin")]) for f in FACTORS}
         self._threads = threads
         self._upscaler: Upscaler = Upscaler.load(files, torch.device(device))
@@ -180,11 +185,10 @@ class SpanEngine(Engine):
             RunBehind[TimedFrame](lambda timed: writer.write(*timed), behind) as encoder,
             RunAhead(decode_video(path), ahead) as frames,
         ):
-            for batch in _batches(frames, batch_frames):
-                for frame in self._enlarged(batch, sizes, context):
-                    encoder.put(frame)
-                    done += 1
-                    context.report(done, max(total, done), stage="upscale", unit="frames")
+            for frame in self._enlarged(_batches(frames, batch_frames), sizes, context):
+                encoder.put(frame)
+                done += 1
+                context.report(done, max(total, done), stage="upscale", unit="frames")
         return writer.chunks, done
 
     def _writer(self, path: Path, video: VideoFacts, sizes: Sizes, context: RunContext) -> ChunkWriter:
@@ -203,11 +207,24 @@ class SpanEngine(Engine):
             threads=max(1, self._threads // 2),
         )
 
-    def _enlarged(self, batch: list[TimedFrame], sizes: Sizes, context: RunContext) -> Iterator[TimedFrame]:
+    def _enlarged(
+        self, batches: Iterable[list[TimedFrame]], sizes: Sizes, context: RunContext
+    ) -> Iterator[TimedFrame]:
+        """Enlarged frames in their order, `_lanes` batches at a time."""
+        under_way: deque[Future[list[TimedFrame]]] = deque()
+        with ThreadPoolExecutor(self._lanes, thread_name_prefix="upscale") as lanes:
+            for batch in batches:
+                under_way.append(lanes.submit(self._enlarge, batch, sizes, context))
+                if len(under_way) > self._lanes:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+
+    def _enlarge(self, batch: list[TimedFrame], sizes: Sizes, context: RunContext) -> list[TimedFrame]:
         frames = np.stack([frame for frame, _ in batch])  # (B, H, W, 3)
         reduced = self._upscaler.reduce(frames, sizes.preprocessed)  # (B, h, w, 3)
         enlarged = self._upscaler.enlarge(reduced, sizes.output, context.check)  # (B, height, width, 3)
-        return zip(enlarged, (time_s for _, time_s in batch), strict=True)
+        return list(zip(enlarged, (time_s for _, time_s in batch), strict=True))
 
     def _batch_frames(self, sizes: Sizes) -> int:
         """Frames of one network call: on a GPU as many as it takes without tiling.
