@@ -36,7 +36,7 @@ from deployments.app import APP_NAME, AppArgs, build
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
 _FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
-_WRAPPER = Path(__file__).with_name("haproxy_loopback.sh")
+_WRAPPER = Path(__file__).with_name("haproxy_private.sh")
 
 logger = logging.getLogger("mediaray")
 

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Runs HAProxy for a private server. Before every start (and reload) Ray's configuration, argument 3, is changed:
+# the stats and metrics ports move from all interfaces to loopback, and requests with a body carry the header that
+# makes Serve read them with back-pressure instead of buffering whole uploads in the replica.
+sed -i -e 's/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/' \
+  -e '/^frontend http_frontend/{n;s/$/\n    http-request set-header x-request-disconnect-disabled ?1 if { method POST PUT }/}' "$3"
+# It goes with the process that started it, however that one ends.
+if command -v setpriv >/dev/null; then
+  exec setpriv --pdeathsig KILL -- "$MEDIARAY_HAPROXY" "$@"
+fi
+exec "$MEDIARAY_HAPROXY" "$@"
