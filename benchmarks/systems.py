@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ def start_ours(
     log_path = folder / "log"
     with running(argv, log_path, environment, ROOT) as process:
         wait_ready(f"http://127.0.0.1:{port}/readyz", process, log_path)
+        while "serving on" not in log_path.read_text():  # until then HAProxy goes round by Ray's own proxy
+            time.sleep(0.1)
         yield Server(port, process)
     shutil.rmtree(folder / "data", ignore_errors=True)
 

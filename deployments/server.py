@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ from deployments.app import APP_NAME, AppArgs, build
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
+_POLL_S = 0.1
+_ROUTE_S = 20.0
+_HEALTH_CHECKS_S = 1.0  # HAProxy asks a server twice before it trusts it
 _FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
 _WRAPPER = Path(__file__).with_name("haproxy_private.sh")
 
@@ -66,6 +70,7 @@ def run(settings: Settings, args: AppArgs) -> int:
             stop = _told_to_stop()
             serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
             serve.run(build(args), name=APP_NAME, route_prefix="/")
+            _await_direct_route(Path(run_dir))
             logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
             stop.wait()
             logger.info("stopping; tasks that run now start again with the next server")
@@ -204,6 +209,21 @@ def _prepare_haproxy(run_dir: Path) -> None:
     text = Path(script).read_text().replace("$MEDIARAY_HAPROXY", program)
     Path(script).write_text(text)
     private_ray_environment(run_dir, ports, haproxy=str(script))
+
+
+def _await_direct_route(run_dir: Path) -> None:
+    """Return when HAProxy reaches the ingress replica itself, or when that takes too long.
+
+    Before, it goes round by Ray's Python proxy, which is slower and buffers whole uploads.
+    """
+    deadline_s = time.monotonic() + _ROUTE_S
+    while time.monotonic() < deadline_s:
+        configurations = [path.read_text() for path in run_dir.glob("*/haproxy.cfg")]
+        if not configurations or any("SERVE_REPLICA" in text for text in configurations):
+            break
+        time.sleep(_POLL_S)
+    if configurations:
+        time.sleep(_HEALTH_CHECKS_S)
 
 
 def _private_ports() -> PrivatePorts:
