@@ -20,7 +20,7 @@ def samples() -> Path:
     return SAMPLES
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server = ServerProcess(
         tmp_path_factory.mktemp("server") / "data",
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def long_video(server: ServerProcess, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The object key of a video that no test has the patience for."""
     path = tmp_path_factory.mktemp("media") / "long.mp4"
