@@ -92,12 +92,14 @@ class Settings(BaseSettings):
 class PrivatePorts:
     """Loopback ports of one private server, apart from every other server's on this machine.
 
-    `ingress` is where its ingress replicas listen for HAProxy: Ray's own default range is the same for
-    all servers, and HAProxy may route to a neighbour's replica while its own one starts.
+    `ingress` is where its ingress replicas listen for HAProxy, `fallback_proxy` where Ray's Python proxy does
+    until they are up. Ray's defaults are the same for all servers and its sockets share ports silently, so
+    that a starting server's callers would reach its neighbour.
     """
 
     haproxy_stats: int
     haproxy_metrics: int
+    fallback_proxy: int
     ingress: range
 
 
@@ -117,6 +119,7 @@ def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) ->
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.ingress.stop - 1),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -233,7 +233,7 @@ def _private_ports() -> PrivatePorts:
     for start in starts:
         ports = range(start, start + _PORTS_PER_SERVER)
         if all(map(_is_free, ports)):
-            return PrivatePorts(ports[0], ports[1], ports[2:])
+            return PrivatePorts(ports[0], ports[1], ports[2], ports[3:])
     raise CannotStart(f"no {_PORTS_PER_SERVER} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
 
 

@@ -66,3 +66,6 @@ def test_with_haproxy_its_program_is_wrapped(monkeypatch: pytest.MonkeyPatch, tm
     script = Path(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"])
     assert os.access(script, os.X_OK)
     assert "$MEDIARAY_HAPROXY" not in script.read_text()
+    ports = [value for name, value in os.environ.items() if name.endswith("_PORT")]
+    assert len(set(ports)) == len(ports) == 5
+    assert "8500" not in ports  # Ray's default fallback proxy, which every server would share
