@@ -56,6 +56,14 @@ class Readiness:
         async with self._asking:
             return self.known_engine(model) or await self._ask(model)
 
+    async def is_ready(self, model: ModelSpec) -> bool:
+        """Whether a task of `model` would run now."""
+        try:
+            await self.engine(model)
+        except ModelNotReady:
+            return False
+        return True
+
     async def missing(self, engine: EngineSpec) -> list[str]:
         """The weight files that `engine` lacks, each with its hint."""
         return await to_thread.run_sync(weights.missing, engine, self._models_dir)

@@ -95,7 +95,7 @@ class Submitter:
         return await self._registry.submit(_new_task(model, draft, checked))
 
     def _listed(self) -> list[str]:
-        return [name for name, model in self._catalog.items() if model.is_listed]
+        return [name for name, model in self._catalog.items() if model.is_listed and model.engines]
 
     async def _existing(self, draft: Draft) -> Submission | None:
         """The task a caller-chosen id already names: its files may be gone, and need not be there."""

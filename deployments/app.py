@@ -14,7 +14,7 @@ from cluster.actors import ensure_registry
 from cluster.settings import Settings
 from deployments.ingress import Ingress
 from deployments.replica import ModelReplica, ReplicaPlan
-from models.catalog import MODELS, SERVICES
+from models.catalog import MODELS, SERVICES, SERVICES_WITH_ENGINES
 from models.engine import EngineKind
 from models.errors import ModelNotReady
 from models.weights import ready_engine
@@ -74,7 +74,10 @@ class AppArgs(BaseModel):
 
 
 def build(config: AppArgs | dict[str, Any]) -> Application:
-    """The application: Serve calls this on the cluster, with `args` of serve_config.yaml as a dict."""
+    """The application: Serve calls this on the cluster, with `args` of serve_config.yaml as a dict.
+
+    A service whose models have no engine may have a row there, and gets no deployment.
+    """
     args = AppArgs.model_validate(config)
     unknown = args.services.keys() - set(SERVICES)
     if unknown:
@@ -82,7 +85,9 @@ def build(config: AppArgs | dict[str, Any]) -> Application:
     settings = Settings()
     refuse_local_files_on_several_hosts(settings)
     ensure_registry(settings)
-    replicas = {name: _service(name, args.service(name), args.accelerator, settings) for name in SERVICES}
+    replicas = {
+        name: _service(name, args.service(name), args.accelerator, settings) for name in SERVICES_WITH_ENGINES
+    }
     return _ingress(args.ingress, settings, replicas)
 
 

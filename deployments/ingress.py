@@ -86,9 +86,13 @@ class Ingress:
     async def call(
         self, name: str, inputs: dict[str, Any], files: Mapping[str, bytes] | None = None
     ) -> dict[str, Any]:
-        """Run one short task now, without a record, on a replica of its service (see ModelReplica.call)."""
-        service = self._edge.submitter.model(name).service
-        answer: dict[str, Any] = await self._services[service].call.remote(name, inputs, files)
+        """Run one short task now, without a record, on a replica of its service (see ModelReplica.call).
+
+        Raises ModelNotReady where no engine can run it; a service without engines has no replicas.
+        """
+        model = self._edge.submitter.model(name)
+        await self._edge.readiness.engine(model)
+        answer: dict[str, Any] = await self._services[model.service].call.remote(name, inputs, files)
         return answer
 
 

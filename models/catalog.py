@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from models.engine import ModelSpec
-from models.zoo import diagnostics, ffmpeg, flashvsr
+from models.zoo import diagnostics, ffmpeg, flashvsr, hallo2
 
 MODELS: tuple[ModelSpec, ...] = (
     *ffmpeg.MODELS,
     *flashvsr.MODELS,
+    *hallo2.MODELS,
     *diagnostics.MODELS,
 )
 
@@ -26,3 +27,5 @@ def by_name(models: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
 
 CATALOG = by_name(MODELS)
 SERVICES: tuple[str, ...] = tuple(dict.fromkeys(model.service for model in MODELS))
+SERVICES_WITH_ENGINES: tuple[str, ...] = tuple(dict.fromkeys(m.service for m in MODELS if m.engines))
+"""The services that replicas can serve; the tasks of the others are refused as not ready."""

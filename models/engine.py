@@ -182,6 +182,7 @@ class EngineSpec:
 class ModelSpec:
     """A catalogue entry: one task name, its inputs, and its engines in order of preference.
 
+    A model without engines is known, and its tasks are refused as not ready.
     `check` sees the validated inputs and the probe of each given file field, and raises InvalidInput;
     it runs at submit, so it must be quick and free of torch.
     """

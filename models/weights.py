@@ -13,6 +13,11 @@ from pathlib import Path
 
 from models.engine import EngineSpec, ModelNotReady, ModelSpec
 
+_NO_ENGINE = (
+    "{name} cannot run here: this version of the server has no engine for it; install a version that has one"
+    " (GET /v1/models and `mediaray models` list what can run)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
@@ -59,7 +64,10 @@ def missing(engine: EngineSpec, models_dir: Path | None = None) -> list[str]:
 
 
 def ready_engine(model: ModelSpec, models_dir: Path | None = None, *, has_gpu: bool) -> EngineSpec:
-    """The first engine whose weights verify and whose device is there; raises ModelNotReady."""
+    """The first engine whose weights verify and whose device is there.
+
+    Raises ModelNotReady: what every engine lacks, or that this version has no engine for the model.
+    """
     problems = []
     for engine in model.engines:
         lacks = missing(engine, models_dir)
@@ -68,7 +76,7 @@ def ready_engine(model: ModelSpec, models_dir: Path | None = None, *, has_gpu: b
         if not lacks:
             return engine
         problems += lacks
-    raise ModelNotReady("; ".join(problems) or f"{model.name} has no engine yet")
+    raise ModelNotReady("; ".join(problems) or _NO_ENGINE.format(name=model.name))
 
 
 def _candidate(weight: WeightFile, models_dir: Path | None) -> Path | None:

@@ -30,7 +30,10 @@ class EngineView(BaseModel):
 
 
 class ModelView(BaseModel):
-    """A catalogue entry; `engine` is the one that would run now."""
+    """A catalogue entry; `engine` is the one that would run now.
+
+    `missing` names what its engines lack; without any engine it says just that.
+    """
 
     name: str
     service: str
@@ -73,17 +76,19 @@ async def list_models(request: Request) -> Response:
 
 async def _model_view(edge: Edge, model: ModelSpec) -> dict[str, Any]:
     engines = [await _engine_view(edge, engine) for engine in model.engines]
+    missing = [problem for shown in engines for problem in shown["missing"]]
     try:
         engine: str | None = (await edge.readiness.engine(model)).name
-    except ModelNotReady:
+    except ModelNotReady as error:
         engine = None
+        missing = missing or [str(error)]
     return {
         "name": model.name,
         "service": model.service,
         "title": model.title,
         "ready": engine is not None,
         "engine": engine,
-        "missing": [problem for shown in engines for problem in shown["missing"]],
+        "missing": missing,
         "engines": engines,
         "input_schema": model.inputs.model_json_schema(),
     }

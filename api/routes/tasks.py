@@ -138,12 +138,13 @@ async def health(request: Request) -> Response:
 
 @router.get("/v1/tasks/supported-tasks")
 async def supported_tasks(request: Request) -> Response:
-    """The task names this server runs, by service."""
-    context = edge_of(request).context
+    """The task names this server would run now, by service; `/v1/models` also shows what is not ready."""
+    edge = edge_of(request)
     shown = [
         name
-        for name, model in context.catalog.items()
-        if model.is_listed or context.settings.show_diagnostics
+        for name, model in edge.context.catalog.items()
+        if (model.is_listed or edge.context.settings.show_diagnostics)
+        and await edge.readiness.is_ready(model)
     ]
     documented = [name for name in DOCUMENTED_TASKS if name in shown]
     ordered = documented + [name for name in shown if name not in DOCUMENTED_TASKS]

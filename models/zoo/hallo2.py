@@ -1,0 +1,46 @@
+"""hallo2.animate_portrait: a portrait that speaks what is heard (Hallo2, arXiv 2410.07718, MIT).
+
+The defaults are those of the published inference configuration: 40 DDIM steps, guidance 3.5.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.engine import InputFile, MediaKind, ModelSpec
+
+MAX_SEED = 2**63 - 1
+
+
+class AnimateInputs(BaseModel):
+    """Whom to animate, with which sound, and how carefully."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_path: Annotated[str, InputFile(MediaKind.IMAGE)] = Field(
+        description="The portrait: one frontal face, best as a square that the face fills by half or more."
+    )
+    audio_path: Annotated[str, InputFile(MediaKind.AUDIO)] = Field(
+        description="The speech that drives the face; the video becomes as long as it."
+    )
+    use_cache: bool = Field(
+        True, description="Reuse what an earlier task computed from the same portrait and sound."
+    )
+    guidance_scale: float = Field(
+        3.5, ge=1, le=20, allow_inf_nan=False, description="How strictly the face follows the sound; 1: not."
+    )
+    inference_steps: int = Field(40, ge=1, le=200, description="Denoising steps of each clip of 16 frames.")
+    seed: int = Field(42, ge=0, le=MAX_SEED, description="Noise seed; the same seed gives the same video.")
+
+
+MODELS: tuple[ModelSpec, ...] = (
+    ModelSpec(
+        name="hallo2.animate_portrait",
+        title="Makes a portrait speak a recording",
+        inputs=AnimateInputs,
+        engines=(),
+        run_timeout_s=24 * 3600.0,
+    ),
+)
