@@ -7,7 +7,8 @@
     ├── Conflict           409
     ├── BodyTooLarge       413
     ├── Unprocessable      422, with a list of errors as FastAPI writes it
-    └── ServerFault        500 with a text the contract fixes
+    ├── ServerFault        500 with a text the contract fixes
+    └── Unavailable        503 with a text that says what is missing
 
 Errors of the cluster and of the models have rows of their own; what has no row is a defect: it is
 logged with its traceback and answered as 500 without internals (`api.middleware.Outermost`).
@@ -38,6 +39,8 @@ from cluster.errors import (
     StorageFailure,
     TaskConflict,
     TaskNotFound,
+    UnsafeUrl,
+    UrlUnreachable,
 )
 from models.engine import InvalidInput, ModelNotReady, PermanentFailure, TransientFailure
 
@@ -78,6 +81,10 @@ class Unprocessable(Refused):
     """`detail` is a list of {type, loc, msg}, as FastAPI's own validation answers it."""
 
 
+class Unavailable(Refused):
+    """What the request needs is not there now; the text says what."""
+
+
 class ServerFault(Refused):
     """Our fault, with a text that the contract fixes; raise it `from` the cause."""
 
@@ -108,6 +115,7 @@ ROWS: Mapping[type[Exception], Row] = {
     BodyTooLarge: Row(413, "BODY_TOO_LARGE", headers=lambda _error: {"Connection": "close"}),
     Unprocessable: Row(422, "INVALID_PARAMS"),
     ServerFault: Row(500, "INTERNAL_ERROR"),
+    Unavailable: Row(503, "UNAVAILABLE"),
     TaskNotFound: Row(404, "TASK_NOT_FOUND", _not_found),
     TaskConflict: Row(
         409,
@@ -138,6 +146,8 @@ ROWS: Mapping[type[Exception], Row] = {
     StorageFailure: Row(503, "STORAGE_FAILURE", lambda error, _: str(error), _retry_soon),
     ExpiredUrl: Row(403, "URL_EXPIRED", lambda *_: "the download URL has expired; ask for a new one"),
     BadSignature: Row(403, "FORBIDDEN", lambda *_: "the download token is not valid for this file"),
+    UnsafeUrl: Row(400, "INVALID_URL", lambda error, _: str(error)),
+    UrlUnreachable: Row(400, "INVALID_URL", lambda error, _: str(error)),
     InvalidInput: Row(400, "INVALID_PARAMS", lambda error, _: str(error)),
     PermanentFailure: Row(500, "INTERNAL_ERROR", lambda error, _: str(error)),
     TransientFailure: Row(503, "UNAVAILABLE", lambda error, _: str(error), _retry_soon),

@@ -4,6 +4,8 @@
     ├── TaskNotFound          no such task, or not this caller's
     ├── TaskConflict          the id or idempotency key exists with other inputs
     ├── DuplicateTask         the same work is active or done (dedupe_key)
+    ├── DeliveryNotFound      the task has no delivery of this number
+    ├── DeliveryPending       the delivery has not ended, so it cannot be replayed
     ├── QueueFull             the queue bound is reached; try again in retry_after_s
     ├── IllegalStep           the status does not allow this event
     ├── RegistryFault         this call cannot be recorded; repeating it would not help
@@ -14,7 +16,11 @@
     ├── StorageFailure        the artifact store failed for what may be a passing reason (S3 down)
     │   └── StorageFull       its disk is full
     ├── ExpiredUrl            a signed download URL after its time; ask for a new one
-    └── BadSignature          a download token that was not signed here for this key
+    ├── BadSignature          a download token that was not signed here for this key
+    ├── UnsafeUrl             a caller's URL that is malformed or leads to where it must not
+    ├── UrlUnreachable        its server cannot be reached, or fails for what may be a passing reason
+    ├── UrlNotFound           its server has no such file, or not for us
+    └── UrlNotUsable          its server answers what cannot be taken: too large, another kind of answer
 
 Every class takes only picklable positional arguments, because they cross process borders.
 """
@@ -48,6 +54,24 @@ class DuplicateTask(ClusterError):
     def __init__(self, task_id: str) -> None:
         super().__init__(task_id)
         self.task_id = task_id
+
+
+class DeliveryNotFound(ClusterError):
+    """The task has no callback delivery of this number."""
+
+    def __init__(self, task_id: str, number: int) -> None:
+        super().__init__(task_id, number)
+        self.task_id = task_id
+        self.number = number
+
+
+class DeliveryPending(ClusterError):
+    """The delivery is still being tried: there is nothing to replay."""
+
+    def __init__(self, task_id: str, number: int) -> None:
+        super().__init__(task_id, number)
+        self.task_id = task_id
+        self.number = number
 
 
 class QueueFull(ClusterError):
@@ -117,3 +141,19 @@ class BadSignature(ClusterError):
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
+
+
+class UnsafeUrl(ClusterError):
+    """Malformed, or leads to an address that is not public; the message is for the caller."""
+
+
+class UrlUnreachable(ClusterError):
+    """No name, no connection, no answer in time, or 5xx; trying again may help."""
+
+
+class UrlNotFound(ClusterError):
+    """The URL's server has no such file, or not for us."""
+
+
+class UrlNotUsable(ClusterError):
+    """The URL's server answers what cannot be taken: too large, or no file at all."""

@@ -7,11 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024**2
 GIB = 1024**3
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Settings(BaseSettings):
@@ -52,6 +54,14 @@ class Settings(BaseSettings):
     """How long an attempt may stay silent before its task goes back to the queue, in seconds."""
     workspace_dir: Path | None = None
     """Folder of per-attempt scratch folders on each node; None: data_dir/work."""
+    catalog: Path | None = None
+    """Job catalogue of the `indexed` dialect: a YAML file; None: api/jobs.yaml, which shows its form."""
+    callback_allow_cidrs: str = ""
+    """Networks that callbacks and input URLs may reach besides public addresses: 10.1.0.0/16,fd00::/8."""
+    input_url_max_bytes: int = Field(4 * GIB, gt=0)
+    """Largest file taken from an http(s) URL, in bytes."""
+    input_url_timeout_s: float = Field(600.0, gt=0)
+    """How long the download of one input URL may take, in seconds."""
     show_diagnostics: bool = False
     """List diagnostics.echo among the supported tasks (it always runs)."""
 
@@ -71,6 +81,16 @@ class Settings(BaseSettings):
         except ValueError:
             return self.http_host == "localhost"
 
+    @field_validator("callback_allow_cidrs")
+    @classmethod
+    def _refuse_no_networks(cls, text: str) -> str:
+        _networks(text)
+        return text
+
+    @property
+    def callback_networks(self) -> tuple[Network, ...]:
+        return _networks(self.callback_allow_cidrs)
+
     @property
     def data_path(self) -> Path:
         return self.data_dir.expanduser().absolute()
@@ -86,6 +106,11 @@ class Settings(BaseSettings):
     @property
     def workspace_path(self) -> Path:
         return self.workspace_dir or self.data_path / "work"
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """The networks of a comma list; raises ValueError naming the one that is none."""
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 @dataclass(frozen=True, slots=True)
