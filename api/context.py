@@ -34,6 +34,12 @@ class Registry(Protocol):
     async def annotate(self, task_id: str, facts: dict[str, object]) -> Task:
         """Merge `facts` into the task's facts. Raises TaskNotFound."""
 
+    async def redirect_callback(self, task_id: str, url: str, request_id: str) -> Task:
+        """Submitted again with this callback URL. Raises TaskNotFound."""
+
+    async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task:
+        """Send an ended delivery again. Raises TaskNotFound, DeliveryNotFound, DeliveryPending."""
+
     async def events(self, task_id: str) -> Sequence[TaskEvent]: ...
 
     async def depths(self) -> dict[str, Depth]: ...

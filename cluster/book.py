@@ -18,10 +18,13 @@ from cluster.errors import RegistryUnavailable
 from cluster.fair_queue import FairQueue
 from cluster.feed import ChangeFeed
 from cluster.leases import Leases
+from cluster.presence import Presence
+from cluster.outbox import Outbox, with_callback
 from cluster.retry import retry_delay_s
 from cluster.store import Changes, TaskStore
 from cluster.task import (
     Attempt,
+    Beat,
     Depth,
     Event,
     Failure,
@@ -51,6 +54,7 @@ class RegistryLimits:
     lease_s: float = 15.0
     max_queued_tasks: int = 10_000
     retention_s: float = 7 * 86400.0
+    max_running_per_tenant: int = 0
     coalesce_s: float = 0.02
     gather_s: float = 0.02
 
@@ -71,6 +75,8 @@ class TaskBook:
         self._limits = limits
         self.commits = GroupCommit(store, self._reveal, self._recover)
         self.leases = Leases(limits.lease_s)
+        self.presence = Presence()
+        self.outbox = Outbox()
         self.feed = ChangeFeed(0)
         self.live: dict[str, Task] = {}
         self._ended: OrderedDict[str, Task] = OrderedDict()
@@ -80,8 +86,12 @@ class TaskBook:
         self._idle: dict[str, set[asyncio.Future[None]]] = {}
         self.tally: Counter[tuple[str, str]] = Counter()
 
-    def load(self, tasks: Iterable[Task]) -> None:
-        """Forget everything and begin with these live tasks: at start, and after a batch was lost."""
+    def load(self, tasks: Iterable[Task], owing: Iterable[Task]) -> None:
+        """Forget everything and begin with these live tasks, and those that owe callbacks.
+
+        At start, and after a batch was lost.
+        """
+        self.outbox.load(owing)
         for state in (self.live, self._ended, self._queues, self._delayed, self._keys):
             state.clear()
         self.leases.clear()
@@ -105,12 +115,13 @@ class TaskBook:
         while True:
             try:
                 tasks = await loop.run_in_executor(None, self._store.live)
+                owing = await loop.run_in_executor(None, self._store.owing)
             except RegistryUnavailable as error:
                 logger.warning("the task database does not answer (%s): next try in %s s", error, pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
             else:
-                self.load(tasks)
+                self.load(tasks, owing)
                 return
 
     def known(self, task_id: str) -> Task | None:
@@ -126,7 +137,10 @@ class TaskBook:
         return [task for task_id in ids if task_id and (task := self.known(task_id))]
 
     def queue(self, service: str) -> FairQueue:
-        return self._queues.setdefault(service, FairQueue())
+        queue = self._queues.get(service)
+        if queue is None:
+            queue = self._queues[service] = FairQueue(self._limits.max_running_per_tenant)
+        return queue
 
     def depths(self) -> dict[str, Depth]:
         now = self._now()
@@ -171,6 +185,7 @@ class TaskBook:
             expires_at=now if task.is_deleted else now + self._limits.retention_s,
             **state,
         )
+        ended = with_callback(ended, now)
         batch = self.change(ended, event.value, ended.failure.message if ended.failure else "")
         self._release(task)
         self.tally[task.service, ended.status.value] += 1
@@ -205,7 +220,7 @@ class TaskBook:
     def take(self, request: LeaseRequest) -> Batch | None:
         """Lease up to `slots` waiting tasks to the asking worker; None when nothing waits."""
         queue = self.queue(request.service)
-        if not queue:
+        if not queue.has_next:
             return None
         batch = self.commits.batch
         for _ in range(request.slots):
@@ -243,11 +258,13 @@ class TaskBook:
             idle.discard(waiter)
         return True
 
-    def report(self, task: Task, progress: Progress) -> None:
-        """Show progress to followers; it is not worth a commit."""
-        if progress == task.progress:
+    def report(self, task: Task, beat: Beat) -> None:
+        """Show progress and log lines to followers; neither is worth a commit."""
+        if beat.log is not None:
+            self.feed.add_lines(task.id, beat.log)
+        elif beat.progress == task.progress:
             return
-        task = self.live[task.id] = replace(task, progress=progress, updated_at=self._now())
+        task = self.live[task.id] = replace(task, progress=beat.progress, updated_at=self._now())
         if not self.commits.is_unsettled(task.id):
             self._publish(task, task)
 
@@ -257,6 +274,7 @@ class TaskBook:
         for task in tasks:
             known = self._ended.pop(task.id, task)
             self._drop_keys(known)
+            self.outbox.forget(task.id)
             self.feed.publish(replace(known, is_deleted=True, version=self.feed.next_version()))
             batch.removed.append(task.id)
         return batch
@@ -291,7 +309,10 @@ class TaskBook:
         queue.discard(task.id)
         self._delayed.pop(task.id, None)
         if self.leases.release(task.id):
+            was_capped = queue.is_capped(task.tenant)
             queue.running[task.tenant] -= 1
+            if was_capped and queue.has_next:
+                self._wake_one(task.service)
 
     def _remember_ended(self, task: Task) -> None:
         self._ended[task.id] = task
@@ -315,6 +336,9 @@ class TaskBook:
         for committed in batch.tasks.values():
             known = self.known(committed.id)
             self._publish(committed if known is None else replace(committed, progress=known.progress), known)
+            if committed.deliveries:
+                self.outbox.follow(committed)
+        self.outbox.wake(self._now())
 
     def _publish(self, task: Task, known: Task | None) -> None:
         """Tell followers; memory, which may be a change ahead, takes the version alone."""
@@ -351,4 +375,6 @@ def first_state(new: NewTask, now: float) -> Task:
         start_deadline_at=None if new.start_timeout_s is None else now + new.start_timeout_s,
         idempotency_key=new.idempotency_key,
         dedupe_key=new.dedupe_key,
+        callback_url=new.callback_url,
+        callback_request_id=new.callback_request_id,
     )

@@ -20,13 +20,16 @@ from tenacity import (
 )
 
 from cluster.channel import ChannelAddress, ChannelBroken, ChannelClient
+from cluster.delivery import CallbackReport
 from cluster.errors import ClusterError, RegistryFault, RegistryUnavailable
+from cluster.outbox import DueCallback
 from cluster.task import (
     Beat,
     Depth,
     Feed,
     Json,
     LeaseRequest,
+    LogLines,
     NewTask,
     Outcome,
     Status,
@@ -36,6 +39,7 @@ from cluster.task import (
     TaskPage,
     TaskQuery,
     Verdict,
+    Waiting,
 )
 
 PATIENCE_S = 30.0
@@ -109,9 +113,32 @@ class RegistryClient:
         task: Task = await self._call("annotate", task_id, facts)
         return task
 
+    async def redirect_callback(self, task_id: str, url: str, request_id: str) -> Task:
+        task: Task = await self._call_together("redirect_callback", task_id, url, request_id)
+        return task
+
+    async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task:
+        task: Task = await self._call("replay_callback", task_id, number, request_id)
+        return task
+
+    async def lease_callbacks(self, limit: int, wait_s: float) -> Sequence[DueCallback]:
+        due: Sequence[DueCallback] = await self._call("lease_callbacks", limit, wait_s)
+        return due
+
+    async def report_callback(self, report: CallbackReport) -> None:
+        await self._call_together("report_callback", report)
+
     async def watch(self, epoch: int, since: int, wait_s: float) -> Feed:
         feed: Feed = await self._call("watch", epoch, since, wait_s)
         return feed
+
+    async def log_tail(self, task_id: str) -> LogLines:
+        lines: LogLines = await self._call("log_tail", task_id)
+        return lines
+
+    async def waiting(self, task_id: str) -> Waiting | None:
+        waiting: Waiting | None = await self._call("waiting", task_id)
+        return waiting
 
     async def lease(self, request: LeaseRequest) -> Sequence[Task]:
         ask = self._call if request.wait_s else self._call_together

@@ -33,6 +33,8 @@ class FollowedRegistry(Protocol):
     async def cancel(self, task_id: str) -> Task: ...
     async def delete(self, task_id: str) -> None: ...
     async def annotate(self, task_id: str, facts: Json) -> Task: ...
+    async def redirect_callback(self, task_id: str, url: str, request_id: str) -> Task: ...
+    async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task: ...
     async def watch(self, epoch: int, since: int, wait_s: float) -> Feed: ...
     async def list(self, query: TaskQuery) -> TaskPage: ...
 
@@ -81,6 +83,16 @@ class TaskFollower:
 
     async def annotate(self, task_id: str, facts: Json) -> Task:
         task = await self._registry.annotate(task_id, facts)
+        self._learn(task)
+        return task
+
+    async def redirect_callback(self, task_id: str, url: str, request_id: str) -> Task:
+        task = await self._registry.redirect_callback(task_id, url, request_id)
+        self._learn(task)
+        return task
+
+    async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task:
+        task = await self._registry.replay_callback(task_id, number, request_id)
         self._learn(task)
         return task
 

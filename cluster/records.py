@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from cluster.task import Artifact, Attempt, Failure, FailureCode, Progress, Status, Task
+from cluster.delivery import Delivery, DeliveryStatus, DeliveryTry
+from cluster.task import Artifact, Attempt, Failure, FailureCode, Json, Progress, Status, Task
 
 COLUMNS = (
     "id", "tenant", "dialect", "service", "status", "is_deleted", "created_at", "expires_at",
@@ -33,6 +34,7 @@ def to_update(task: Task) -> dict[str, Any]:
     """The columns that a step may change, and the id."""
     row = {name: getattr(task, name) for name in COLUMNS}
     row["status"] = task.status.value
+    row["callback_due_at"] = task.callback_due_at
     row["state"] = _dump({name: getattr(task, name) for name in STATE})
     return row
 
@@ -48,8 +50,15 @@ def from_row(row: Any) -> Task:
     if state["failure"]:
         state["failure"] = Failure(**state["failure"] | {"code": FailureCode(state["failure"]["code"])})
     state["artifacts"] = tuple(Artifact(**artifact) for artifact in state["artifacts"])
+    # A record of an earlier version has none.
+    state["deliveries"] = tuple(_delivery(delivery) for delivery in state.get("deliveries", ()))
     task = Task(**columns, **json.loads(row.request), **state)
     return task if not task.status.is_final else _with_final_progress(task)
+
+
+def _delivery(values: Json) -> Delivery:
+    tries = tuple(DeliveryTry(**tried) for tried in values["tries"])
+    return Delivery(**values | {"status": DeliveryStatus(values["status"]), "tries": tries})
 
 
 def _with_final_progress(task: Task) -> Task:

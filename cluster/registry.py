@@ -14,9 +14,11 @@ from typing import Any
 
 from cluster.book import RegistryLimits, TaskBook
 from cluster.commits import Batch
-from cluster.errors import DuplicateTask, QueueFull, TaskConflict, TaskNotFound
+from cluster.delivery import CallbackReport, DeliveryStatus
+from cluster.errors import DeliveryNotFound, DuplicateTask, QueueFull, TaskConflict, TaskNotFound
 from cluster.feed import ChangeFeed
 from cluster.leases import Lease
+from cluster.outbox import DueCallback, delivery_of, redirected, replayed, reported
 from cluster.retry import LEASE_LOST
 from cluster.store import TaskStore
 from cluster.task import (
@@ -28,6 +30,7 @@ from cluster.task import (
     Feed,
     Json,
     LeaseRequest,
+    LogLines,
     NewTask,
     Outcome,
     OutcomeKind,
@@ -38,8 +41,10 @@ from cluster.task import (
     TaskPage,
     TaskQuery,
     Verdict,
+    Waiting,
     step,
 )
+from cluster.waiting import why_waiting
 
 START_DEADLINE = Failure(FailureCode.TIMEOUT, "the task waited longer than its start deadline")
 UNEXPLAINED = Failure(FailureCode.INTERNAL_ERROR, "the replica gave no reason")
@@ -70,7 +75,7 @@ class TaskRegistry:
         """Take over the store: a new epoch, every waiting task queued, every lease honoured anew."""
         self.epoch = await self._read(self._store.open)
         self._book.feed = ChangeFeed(self.epoch)
-        self._book.load(await self._read(self._store.live))
+        self._book.load(await self._read(self._store.live), await self._read(self._store.owing))
 
     async def close(self) -> None:
         await self._book.commits.close()
@@ -82,10 +87,13 @@ class TaskRegistry:
     async def submit(self, new: NewTask) -> Submission:
         """Record a task; durable when this returns.
 
-        The same id or idempotency key with the same request returns the existing task. Raises
-        TaskConflict, DuplicateTask, QueueFull, RegistryUnavailable.
+        The same id or idempotency key with the same request returns the existing task, whose callback goes
+        to the newest URL. Raises TaskConflict, DuplicateTask, QueueFull, RegistryUnavailable.
         """
         existing = await self._existing(new)
+        if existing is not None and new.callback_url is not None:
+            task = await self.redirect_callback(existing.id, new.callback_url, new.callback_request_id)
+            return Submission(task, created=False)
         if existing is not None:
             return Submission(await self.get(existing.id), created=False)
         if len(self._book.queue(new.service)) >= self._limits.max_queued_tasks:
@@ -114,6 +122,29 @@ class TaskRegistry:
         """What waits and runs, by service."""
         return self._book.depths()
 
+    async def changed(self, task: Task, wait_s: float) -> Task:
+        """The task once it differs from `task`, or as it stands after `wait_s`. Raises TaskNotFound.
+
+        For callers in this process; those in others follow the feed (`cluster.follower`).
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        while (now := await self.get(task.id)) == task and (left_s := until - loop.time()) > 0:
+            await self._book.feed.change_within(left_s)
+        return now
+
+    async def log_tail(self, task_id: str) -> LogLines:
+        """The newest log lines of a running task; none for any other."""
+        return self._book.feed.log_tail(task_id)
+
+    async def waiting(self, task_id: str) -> Waiting | None:
+        """Why a task waits; None when it is not queued (any more)."""
+        task = self._book.live.get(task_id)
+        if task is None or task.status is not Status.QUEUED:
+            return None
+        queue, presence = self._book.queue(task.service), self._book.presence
+        return why_waiting(task, queue, presence, self._now(), self._monotonic())
+
     async def cancel(self, task_id: str) -> Task:
         """Queued: ended at once; running: flagged. Raises TaskNotFound, IllegalStep when it has ended."""
         task = await self.get(task_id)
@@ -132,6 +163,22 @@ class TaskRegistry:
         await _durable(self._book.change(replace(task, facts=task.facts | facts), None))
         return await self.get(task_id)
 
+    async def redirect_callback(self, task_id: str, url: str, request_id: str) -> Task:
+        """The task was submitted again with this callback URL. Repeatable by `request_id`.
+
+        It calls there when it ends, or now if it has succeeded. Raises TaskNotFound.
+        """
+        task = await self.get(task_id)
+        return await self._change(task, redirected(task, url, request_id, self._now()))
+
+    async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task:
+        """Try an ended delivery again. Repeatable by `request_id`.
+
+        Raises TaskNotFound, DeliveryNotFound, DeliveryPending.
+        """
+        task = await self.get(task_id)
+        return await self._change(task, replayed(task, number, request_id, self._now()))
+
     async def watch(self, epoch: int, since: int, wait_s: float) -> Feed:
         """Tasks changed after `since`; waits up to `wait_s` for the first change."""
         return await self._book.feed.watch(epoch, since, wait_s, self._limits.coalesce_s)
@@ -143,6 +190,7 @@ class TaskRegistry:
 
         A repeated call (same request_id) returns what the first one leased.
         """
+        self._book.presence.saw(request.service, request.worker, self._monotonic())
         loop = asyncio.get_running_loop()
         begun = loop.time()
         while not self._book.leases.of_request(request.request_id):
@@ -161,6 +209,10 @@ class TaskRegistry:
         """Extend the leases of `worker`'s attempts and take their progress; one verdict per beat."""
         return [self._beat(worker, beat) for beat in beats]
 
+    async def expect(self, service: str, num_replicas: int) -> None:
+        """Serve keeps, or is starting, this many replicas of a service."""
+        self._book.presence.expect(service, num_replicas, self._monotonic())
+
     async def finish(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
         """Record how attempts ended. Repeatable.
 
@@ -175,6 +227,33 @@ class TaskRegistry:
             answers.append(_was_taken(await self._final_state(outcome.task_id), outcome))
         return answers
 
+    # For callback senders
+
+    async def lease_callbacks(self, limit: int, wait_s: float) -> Sequence[DueCallback]:
+        """Up to `limit` callbacks to send, waiting up to `wait_s` for the first; [] when none came.
+
+        What is not reported within CALLBACK_LEASE_S is leased again.
+        """
+        loop, outbox = asyncio.get_running_loop(), self._book.outbox
+        begun = loop.time()
+        while not (due := outbox.take(limit, self._now())):
+            if not await outbox.due_within(begun + wait_s - loop.time()):
+                return []
+        outbox.wake(self._now())
+        found = [await self._due_callback(task_id, number) for task_id, number in due]
+        return [callback for callback in found if callback is not None]
+
+    async def report_callback(self, report: CallbackReport) -> None:
+        """Record how one try went: sent, failed, or due again. Repeatable."""
+        try:
+            task = await self.get(report.task_id)
+            after = reported(task, report, self._now())
+        except (TaskNotFound, DeliveryNotFound):
+            return
+        status = delivery_of(after, report.number).status
+        event = None if status is DeliveryStatus.PENDING else f"callback_{status}"
+        await self._change(task, after, event)
+
     # For the clock
 
     async def tick(self) -> None:
@@ -185,6 +264,8 @@ class TaskRegistry:
         for lease in self._book.leases.lapsed(self._monotonic()):
             self._lapse(lease)
         self._book.wake_delayed()
+        self._book.presence.prune(self._monotonic())
+        self._book.outbox.wake(now)
         for task in [task for task in self._book.live.values() if _is_overdue(task, now)]:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
 
@@ -217,7 +298,8 @@ class TaskRegistry:
         task = self._book.live.get(beat.task_id)
         if task is None:  # memory is being read again after a lost commit
             return Verdict.OK
-        self._book.report(task, beat.progress)
+        self._book.presence.saw(task.service, worker, self._monotonic())
+        self._book.report(task, beat)
         return Verdict.OK if task.cancel_requested_at is None else Verdict.CANCEL
 
     def _finish(self, outcome: Outcome) -> Batch | None:
@@ -236,6 +318,21 @@ class TaskRegistry:
         return self._book.finalize(
             task, Event.SUCCEED, result=outcome.result, artifacts=outcome.artifacts, failure=None
         )
+
+    async def _change(self, task: Task, changed: Task, event: str | None = None) -> Task:
+        """Record `changed`, which was made of `task` in this very turn of the loop."""
+        if changed is not task:
+            await _durable(self._book.change(changed, event))
+        return await self.get(task.id)
+
+    async def _due_callback(self, task_id: str, number: int) -> DueCallback | None:
+        try:
+            task = await self.get(task_id)
+            delivery = delivery_of(task, number)
+        except (TaskNotFound, DeliveryNotFound):
+            self._book.outbox.forget(task_id)
+            return None
+        return DueCallback(task, delivery) if delivery.status is DeliveryStatus.PENDING else None
 
     async def _final_state(self, task_id: str) -> Task | None:
         """The task as memory or, for one that ended before this registry began, the database has it."""

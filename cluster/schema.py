@@ -19,6 +19,7 @@ tasks = sa.Table(
     sa.Column("expires_at", sa.Double),
     sa.Column("idempotency_key", sa.String(512)),
     sa.Column("dedupe_key", sa.String(64)),
+    sa.Column("callback_due_at", sa.Double),  # null when no callback is owed
     sa.Column("request", sa.Text, nullable=False),  # JSON of what was asked; never rewritten
     sa.Column("state", sa.Text, nullable=False),  # JSON of what became of it
     sa.Index("tasks_by_status", "status"),
@@ -26,6 +27,7 @@ tasks = sa.Table(
     sa.Index("tasks_by_expiry", "expires_at"),
     sa.Index("tasks_by_idempotency_key", "tenant", "idempotency_key"),
     sa.Index("tasks_by_dedupe_key", "tenant", "dedupe_key"),
+    sa.Index("tasks_by_callback", "callback_due_at"),
 )
 
 events = sa.Table(

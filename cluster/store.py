@@ -6,6 +6,7 @@ Knows rows and transactions, not rules: what may follow what is the registry's b
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,6 +110,10 @@ class TaskStore:
         query = sa.select(tasks).where(tasks.c.status.not_in(_FINAL_WORDS)).order_by(tasks.c.created_at)
         return self._tasks(query)
 
+    def owing(self) -> list[Task]:
+        """Every task that owes a callback."""
+        return self._tasks(sa.select(tasks).where(tasks.c.callback_due_at.is_not(None)))
+
     def find(
         self, ids: Iterable[str], idempotency_keys: Iterable[str] = (), dedupe_keys: Iterable[str] = ()
     ) -> list[Task]:
@@ -126,16 +131,18 @@ class TaskStore:
         return list(found.values())
 
     def page(self, query: TaskQuery) -> TaskPage:
+        """Tasks in order of creation, those of the same moment by id."""
         where = _conditions(query)
         order = tasks.c.created_at.desc() if query.newest_first else tasks.c.created_at.asc()
-        page = (
-            sa.select(tasks).where(*where).order_by(order, tasks.c.id).offset(query.offset).limit(query.limit)
-        )
+        page = sa.select(tasks).where(*where, *_behind(query)).order_by(order, tasks.c.id)
         with self._transaction() as connection:
             total = connection.execute(
                 sa.select(sa.func.count()).select_from(tasks).where(*where)
             ).scalar_one()
-            return TaskPage([from_row(row) for row in connection.execute(page)], total)
+            # One more than asked for tells whether a page follows.
+            rows = connection.execute(page.offset(query.offset).limit(query.limit + 1)).all()
+        found = [from_row(row) for row in rows[: query.limit]]
+        return TaskPage(found, total, has_more=len(rows) > query.limit)
 
     def counts(self, tenant: str | None, dialect: str | None) -> dict[Status, int]:
         where = _conditions(TaskQuery(tenant=tenant, dialect=dialect))
@@ -151,8 +158,12 @@ class TaskStore:
             return [TaskEvent(row.task_id, row.at, row.event, row.attempt, row.detail) for row in rows]
 
     def expired(self, now: float, limit: int) -> list[Task]:
-        """Ended tasks whose time to be removed has come."""
-        where = (tasks.c.status.in_(_FINAL_WORDS), tasks.c.expires_at <= now)
+        """Ended tasks whose time to be removed has come and that owe no callback."""
+        where = (
+            tasks.c.status.in_(_FINAL_WORDS),
+            tasks.c.expires_at <= now,
+            tasks.c.callback_due_at.is_(None),
+        )
         return self._tasks(sa.select(tasks).where(*where).limit(limit))
 
     def _claim(self, path: Path) -> None:
@@ -193,7 +204,7 @@ class TaskStore:
             raise RegistryUnavailable(f"the task database refused: {error.orig}") from error
 
 
-_STEPPED = ("status", "is_deleted", "expires_at", "dedupe_key", "state")
+_STEPPED = ("status", "is_deleted", "expires_at", "dedupe_key", "callback_due_at", "state")
 _UPDATE = (
     tasks.update()
     .where(tasks.c.id == sa.bindparam("row_id"))
@@ -228,9 +239,28 @@ def _conditions(query: TaskQuery) -> list[sa.ColumnElement[bool]]:
     ):
         if value is not None:
             where.append(column == value)
+    if query.dialects is not None:
+        where.append(tasks.c.dialect.in_(query.dialects))
     if query.statuses is not None:
         where.append(tasks.c.status.in_([status.value for status in query.statuses]))
+    if query.name is not None:
+        # The name has no column: it opens the request's JSON.
+        head = f'{{"name":{json.dumps(query.name)},'
+        where.append(sa.func.substr(tasks.c.request, 1, len(head)) == head)
+    if query.created_after is not None:
+        where.append(tasks.c.created_at >= query.created_after)
+    if query.created_before is not None:
+        where.append(tasks.c.created_at < query.created_before)
     return where
+
+
+def _behind(query: TaskQuery) -> list[sa.ColumnElement[bool]]:
+    """What lies behind the last task of the page before, whatever was inserted since."""
+    if query.after is None:
+        return []
+    created_at, task_id = query.after
+    later = tasks.c.created_at < created_at if query.newest_first else tasks.c.created_at > created_at
+    return [sa.or_(later, sa.and_(tasks.c.created_at == created_at, tasks.c.id > task_id))]
 
 
 def _slices(values: list[str]) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from cluster.delivery import Delivery
 from cluster.errors import IllegalStep
 
 Json = dict[str, Any]
@@ -99,13 +100,18 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Committed units of a total, as the running attempt last reported them."""
+    """Committed units of a total, as the running attempt last reported them.
+
+    `eta_s` is the best single guess, `eta_low_s` and `eta_high_s` the honest interval around it.
+    """
 
     done: float = 0.0
     total: float | None = None
     unit: str = ""
     stage: str = ""
     eta_s: float | None = None
+    eta_low_s: float | None = None
+    eta_high_s: float | None = None
 
     @property
     def fraction(self) -> float:
@@ -132,9 +138,11 @@ class NewTask:
 
     `inputs` are as the caller wrote them; `files` maps each file field to its storage key.
     `facts` are what the submitting side learned and a dialect shows again (file names, probes).
+    `compared` are the inputs with their defaults filled in: requests that equal in these are the same.
     `dedupe_key`: refuse while a task with the same key is active or succeeded.
     `is_fresh_id`: the id was made just now for this very call, so nothing can hold it yet; a repeated
     call must clear it.
+    `callback_request_id` names this very call: repeated, it owes no second callback to `callback_url`.
     """
 
     id: str
@@ -152,11 +160,14 @@ class NewTask:
     idempotency_key: str | None = None
     dedupe_key: str | None = None
     is_fresh_id: bool = False
+    compared: Json | None = None
+    callback_url: str | None = None
+    callback_request_id: str = ""
 
     @property
     def fingerprint(self) -> str:
         """sha256 of what was asked; equal fingerprints are the same request."""
-        return fingerprint_of(self.name, self.inputs)
+        return fingerprint_of(self.name, self.inputs if self.compared is None else self.compared)
 
 
 def fingerprint_of(name: str, inputs: Json) -> str:
@@ -204,6 +215,9 @@ class Task:
     artifacts: tuple[Artifact, ...] = ()
     idempotency_key: str | None = None
     dedupe_key: str | None = None
+    callback_url: str | None = None
+    callback_request_id: str = ""
+    deliveries: tuple[Delivery, ...] = ()
     version: int = 0
 
     @property
@@ -216,6 +230,13 @@ class Task:
         if self.started_at is None or self.finished_at is None:
             return None
         return self.finished_at - self.started_at
+
+    @property
+    def callback_due_at(self) -> float | None:
+        """When the next try of a callback is due; None when none is owed."""
+        if self.is_deleted:
+            return None
+        return min((each.due_at for each in self.deliveries if each.due_at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +260,21 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
-    """Which tasks a list shows; None means any. `newest_first` orders by creation time."""
+    """Which tasks a list shows; None means any. `newest_first` orders by creation time.
+
+    Created at or after `created_after` and before `created_before`; `after` is the (created_at, id) of the
+    last task of the page before.
+    """
 
     tenant: str | None = None
     dialect: str | None = None
+    dialects: tuple[str, ...] | None = None
     statuses: tuple[Status, ...] | None = None
     service: str | None = None
+    name: str | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+    after: tuple[float, str] | None = None
     newest_first: bool = True
     offset: int = 0
     limit: int = 20
@@ -252,10 +282,11 @@ class TaskQuery:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """One page of a list; `total` counts all pages."""
+    """One page of a list; `total` counts all pages, whatever `offset` and `after` skip."""
 
     tasks: list[Task]
     total: int
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +296,48 @@ class Depth:
     waiting: int
     running: int
     oldest_wait_s: float = 0.0
+
+
+class WaitReason(StrEnum):
+    """Why a queued task does not run yet."""
+
+    RETRY_DELAY = "retry_delay"  # its last attempt failed and the pause before the next is not over
+    REPLICA_STARTING = "replica_starting"
+    NO_REPLICA = "no_replica"
+    TENANT_CAP = "tenant_cap"  # the tenant runs as many tasks of the service as it may
+    QUEUE = "queue"  # others are served first, or the replicas are busy
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a queued task waits, since when, and how many tasks of its service come before it.
+
+    `ahead` is None while a retry delay runs: the task has no place in the queue.
+    """
+
+    reason: WaitReason
+    since: float
+    ahead: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLines:
+    """Consecutive lines of one attempt's log; `first` is the number of the first, from 0."""
+
+    attempt: int = 0
+    first: int = 0
+    lines: tuple[str, ...] = ()
+
+    @property
+    def next(self) -> int:
+        """The number of the line that follows."""
+        return self.first + len(self.lines)
+
+    def since(self, number: int) -> LogLines:
+        """The lines from `number` on."""
+        skipped = max(0, min(number, self.next) - self.first)
+        return LogLines(self.attempt, self.first + skipped, self.lines[skipped:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +353,12 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A running attempt's sign of life."""
+    """A running attempt's sign of life; `log` holds the lines since the last one that was heard."""
 
     task_id: str
     fence: int
     progress: Progress
+    log: LogLines | None = None
 
 
 class Verdict(StrEnum):
@@ -319,9 +393,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Changed tasks since `since`. A new `epoch` or `is_reset` means: forget what you know."""
+    """Changed tasks since `since`. A new `epoch` or `is_reset` means: forget what you know.
+
+    `logs` holds the new log lines of running tasks, by task id.
+    """
 
     epoch: int
     seq: int
     tasks: list[Task]
     is_reset: bool = False
+    logs: Mapping[str, LogLines] = field(default_factory=dict)

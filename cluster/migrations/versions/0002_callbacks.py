@@ -1,0 +1,19 @@
+"""Callbacks that tasks owe, found without reading every task."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("callback_due_at", sa.Double))
+    op.create_index("tasks_by_callback", "tasks", ["callback_due_at"])
+
+
+def downgrade() -> None:
+    op.drop_index("tasks_by_callback", "tasks")
+    op.drop_column("tasks", "callback_due_at")
