@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import middleware
-from api.callers import parse_keys
+from api.access import Access, access_of
 from api.context import ApiContext
-from api.dialects import FLASHVSR, TASKS, Dialect
+from api.dialects import CREATION, FLASHVSR, INDEXED, TASKS, Dialect
 from api.edge import build_edge
 from api.errors import HANDLED, answer_error
-from api.routes import files, flashvsr, root, system, tasks
+from api.hosts import HostNames
+from api.rate_limits import RateGate
+from api.routes import creation, files, flashvsr, indexed, root, system, tasks
 
 TITLE = "mediaray"
 DESCRIPTION = (
@@ -28,6 +30,8 @@ ON_ROOT: tuple[tuple[APIRouter, bool], ...] = (
     (system.router, True),
     (root.router, True),
     (flashvsr.router, False),
+    (creation.router, False),
+    (indexed.router, False),
 )
 """What the root serves, in the order of matching: the hot routes, the shared paths, then each dialect's own.
 
@@ -38,12 +42,18 @@ BELOW_PREFIX: tuple[tuple[Dialect, APIRouter, bool], ...] = (
     (TASKS, tasks.router, False),
     (TASKS, files.router, False),
     (FLASHVSR, flashvsr.router, True),
+    (CREATION, creation.router, True),
+    (INDEXED, indexed.router, True),
 )
 """What each dialect serves alone and exactly, below its own prefix."""
 
 
-def create_app(context: ApiContext) -> FastAPI:
-    """The application over `context`; it opens and closes nothing itself."""
+def create_app(context: ApiContext, *, is_named: bool = False) -> FastAPI:
+    """The application over `context`; it opens and closes nothing itself.
+
+    `is_named`: what serves it puts X-Request-ID on every answer. Raises ValueError for unusable settings.
+    """
+    access = access_of(context.settings)
     app = FastAPI(
         title=TITLE, description=DESCRIPTION, version="0.1.0", redoc_url=None, redirect_slashes=False
     )
@@ -51,7 +61,7 @@ def create_app(context: ApiContext) -> FastAPI:
     _add_routers(app)
     for kind in HANDLED:
         app.add_exception_handler(kind, _handler(context.now))
-    _add_middleware(app, context)
+    _add_middleware(app, context, access, is_named=is_named)
     return app
 
 
@@ -62,7 +72,7 @@ def _add_routers(app: FastAPI) -> None:
         app.include_router(router, prefix=dialect.prefix, include_in_schema=is_shown)
 
 
-def _add_middleware(app: FastAPI, context: ApiContext) -> None:
+def _add_middleware(app: FastAPI, context: ApiContext, access: Access, *, is_named: bool) -> None:
     settings = context.settings
     # The last one added is the outermost.
     app.add_middleware(
@@ -71,9 +81,11 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
         max_upload_bytes=settings.max_upload_bytes,
         now=context.now,
     )
-    app.add_middleware(middleware.KeyGate, keys=parse_keys(settings.api_keys), now=context.now)
+    app.add_middleware(RateGate, limits=access.limits, now=context.now)
+    app.add_middleware(middleware.KeyGate, keys=access.keys, now=context.now)
     app.add_middleware(middleware.SlashForms)
-    app.add_middleware(middleware.Outermost, now=context.now)
+    app.add_middleware(HostNames, hosts=access.hosts)
+    app.add_middleware(middleware.Outermost, now=context.now, is_named=is_named)
 
 
 def _handler(now: Callable[[], float]) -> Callable[[Request, Exception], Awaitable[Response]]:

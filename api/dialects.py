@@ -27,7 +27,7 @@ class Problem:
     at: float = 0.0
 
 
-def iso_time(at: float, timespec: Literal["seconds", "milliseconds"] = "seconds") -> str:
+def iso_time(at: float, timespec: Literal["seconds", "milliseconds", "microseconds"] = "seconds") -> str:
     """ISO 8601 in UTC without a zone suffix."""
     return datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat(timespec=timespec)
 
@@ -77,7 +77,8 @@ class Dialect:
     """One row of the table.
 
     `root_paths` are the path heads that belong to it when it is served on the root; `uploads` are the
-    (method, path head) pairs whose bodies may be as large as an upload.
+    (method, path head) pairs whose bodies may be as large as an upload; `creates` and `reads` are the
+    routes, "METHOD /path/{id}", that the two rate limits count.
     """
 
     name: str
@@ -90,6 +91,8 @@ class Dialect:
     format_time: Callable[[float], str] = iso_time_ms
     error_body: Callable[[Problem], dict[str, Any]] = plain_error
     uploads: tuple[tuple[str, str], ...] = ()
+    creates: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def word(self, task: Task) -> str:
         return self.words[task.status]
@@ -117,6 +120,8 @@ INDEXED = Dialect(
     root_paths=("/api/inference", "/api/task"),
     words=words("pending", "processing", "completed", "failed", "failed"),
     format_time=iso_time,
+    creates=("POST /api/inference",),
+    reads=("GET /api/task/{id}/status", "GET /api/task/{id}/result"),
 )
 FLASHVSR = Dialect(
     name="flashvsr",
@@ -124,6 +129,8 @@ FLASHVSR = Dialect(
     root_paths=("/api/tasks", "/api/files", "/api/system"),
     words=words("pending", "processing", "completed", "failed", "failed"),
     uploads=(("POST", "/api/tasks"),),
+    creates=("POST /api/tasks",),
+    reads=("GET /api/tasks/{id}", "GET /api/tasks/{id}/progress"),
 )
 HALLO2 = Dialect(
     name="hallo2",
@@ -135,6 +142,8 @@ HALLO2 = Dialect(
     format_time=iso_time_z,
     error_body=coded_error,
     uploads=(("POST", "/api/v1/inference/hallo2"),),
+    creates=("POST /api/v1/inference/hallo2",),
+    reads=("GET /api/v1/tasks/{id}",),
 )
 CREATION = Dialect(
     name="creation",
@@ -142,6 +151,8 @@ CREATION = Dialect(
     root_paths=("/videos", "/api/model"),
     words=words("pending", "processing", "completed", "failed", "failed"),
     format_time=iso_time,
+    creates=("POST /api/tasks",),
+    reads=("GET /api/tasks/{id}",),
 )
 TASKS = Dialect(
     name="tasks",
@@ -152,6 +163,8 @@ TASKS = Dialect(
     format_time=iso_time,
     error_body=enveloped_error,
     uploads=(("POST", "/v1/files/upload"), ("PUT", "/v1/files")),
+    creates=("POST /v1/tasks", "POST /v1/tasks/{id}/retry"),
+    reads=("GET /v1/tasks/{id}/status", "GET /v1/tasks/{id}/result"),
 )
 
 DIALECTS: tuple[Dialect, ...] = (INDEXED, FLASHVSR, HALLO2, CREATION, TASKS)

@@ -2,11 +2,13 @@
 
     Refused                a request the HTTP edge itself turns down
     ├── BadRequest         400
+    │   └── WrongContent   400
     ├── Unauthorized       401
     ├── NotFound           404
     ├── Conflict           409
     ├── BodyTooLarge       413
     ├── Unprocessable      422, with a list of errors as FastAPI writes it
+    ├── TooManyRequests    429
     ├── ServerFault        500 with a text the contract fixes
     └── Unavailable        503 with a text that says what is missing
 
@@ -61,6 +63,10 @@ class BadRequest(Refused):
     """The request is understood and wrong."""
 
 
+class WrongContent(BadRequest):
+    """A file is not what its input needs, or cannot be decoded; `details["field"]` names the input."""
+
+
 class Unauthorized(Refused):
     """No valid key."""
 
@@ -83,6 +89,14 @@ class Unprocessable(Refused):
 
 class Unavailable(Refused):
     """What the request needs is not there now; the text says what."""
+
+
+class TooManyRequests(Refused):
+    """The caller's limit for this minute is reached."""
+
+    def __init__(self, detail: Any, *, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class ServerFault(Refused):
@@ -114,6 +128,9 @@ ROWS: Mapping[type[Exception], Row] = {
     Conflict: Row(409, "CONFLICT"),
     BodyTooLarge: Row(413, "BODY_TOO_LARGE", headers=lambda _error: {"Connection": "close"}),
     Unprocessable: Row(422, "INVALID_PARAMS"),
+    TooManyRequests: Row(
+        429, "RATE_LIMITED", headers=lambda error: {"Retry-After": str(error.retry_after_s)}
+    ),
     ServerFault: Row(500, "INTERNAL_ERROR"),
     Unavailable: Row(503, "UNAVAILABLE"),
     TaskNotFound: Row(404, "TASK_NOT_FOUND", _not_found),

@@ -1,8 +1,10 @@
 """What every request passes before and after its route: pure ASGI, in the order of `app.create_app`.
 
 Outermost   request id, the last except, the log line of a defect
+HostNames   a mapped host name serves one dialect (`api.hosts`)
 SlashForms  `/path/` and `/path` are one route; nothing is ever redirected
-KeyGate     API keys, where keys are set
+KeyGate     API keys, where keys are set; whose request it is
+RateGate    requests per minute (`api.rate_limits`)
 BodyLimit   bodies are refused by Content-Length before reading, and while they stream
 """
 
@@ -18,9 +20,10 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.callers import presents_key
+from api.callers import KEY_NEEDED, TENANT, KeyEntry, let_in, tenant_of
 from api.dialects import GIB, PREFIXES, Problem, dialect_at, is_below
 from api.errors import BodyTooLarge, Unauthorized, answer_error, answer_problem
+from api.hosts import is_signed_file
 
 logger = logging.getLogger("mediaray.http")
 
@@ -39,11 +42,15 @@ class RequestIdFilter(logging.Filter):
 
 
 class Outermost:
-    """Names each request, and turns what nobody expected into a 500 that tells nothing but that name."""
+    """Names each request, and turns what nobody expected into a 500 that tells nothing but that name.
 
-    def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
+    `is_named`: the server below us puts the X-Request-ID of the request on every answer itself.
+    """
+
+    def __init__(self, app: ASGIApp, now: Callable[[], float], *, is_named: bool = False) -> None:
         self._app = app
         self._now = now
+        self._is_named = is_named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,7 +64,8 @@ class Outermost:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if not self._is_named:
+                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
@@ -97,28 +105,31 @@ def slash_form(scope: Scope) -> bool:
     return bool(scope.get("mediaray.slash"))
 
 
-_OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/tasks/health"})
-_TOKEN_PATH = "/v1/files/download"  # noqa: S105 - a path
+OPEN_PATHS = frozenset(
+    {"/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/tasks/health", "/api/v1/health"}
+)
 
 
 class KeyGate:
-    """Lets pass who shows a key. Health is open; downloads judge their own signed token."""
+    """Lets pass who shows a key. Health is open; downloads judge their own signed token.
 
-    def __init__(self, app: ASGIApp, keys: tuple[bytes, ...], now: Callable[[], float]) -> None:
+    Without keys, which is for loopback only, every request is the local tenant's.
+    """
+
+    def __init__(self, app: ASGIApp, keys: tuple[KeyEntry, ...], now: Callable[[], float]) -> None:
         self._app = app
         self._keys = keys
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and not presents_key(Headers(scope=scope), self._keys):
-            _, path = dialect_at(scope["path"])
-            if not (path in _OPEN_PATHS or _has_token(scope, path)):
-                error = Unauthorized(
-                    "a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
-                )
+        if scope["type"] == "http":
+            tenant = tenant_of(Headers(scope=scope), self._keys) if self._keys else TENANT
+            if tenant is not None:
+                let_in(scope, tenant)
+            elif not _is_open(scope):
+                error = Unauthorized(KEY_NEEDED)
                 await answer_error(error, scope["path"], self._now())(scope, receive, send)
                 return
-            scope["mediaray.anonymous"] = True
         await self._app(scope, receive, send)
 
 
@@ -195,5 +206,7 @@ def _request_id(scope: Scope) -> str:
     return text if _SANE_ID.fullmatch(text) else uuid.uuid4().hex
 
 
-def _has_token(scope: Scope, path: str) -> bool:
-    return is_below(path, _TOKEN_PATH) and b"token=" in scope["query_string"]
+def _is_open(scope: Scope) -> bool:
+    """Whether a request without a key may go on; its route still knows that it has no caller."""
+    _, path = dialect_at(scope["path"])
+    return path in OPEN_PATHS or is_signed_file(scope, path)

@@ -19,7 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Settings(BaseSettings):
     """Read from `MEDIARAY_*`. Refuses unsafe combinations at start instead of failing later."""
 
-    model_config = SettingsConfigDict(env_prefix="MEDIARAY_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="MEDIARAY_", frozen=True, hide_input_in_errors=True)
 
     data_dir: Path = Path("~/.mediaray")
     """Folder of the task database, local artifacts and workspaces; outside Ray's session folder."""
@@ -37,13 +37,24 @@ class Settings(BaseSettings):
     public_url: str = ""
     """Base of download URLs, for servers behind a proxy. Empty: the request's own base URL."""
     api_keys: str = ""
-    """Keys callers must present; empty is allowed on loopback only."""
+    """tenant:sha256:HASH of each key, separated by commas (`mediaray keys new`); empty: loopback only."""
+    rate_limit_create: int = Field(100, ge=0)
+    """Tasks a caller may create per minute at one ingress replica (each counts for itself); 0: no limit."""
+    rate_limit_status: int = Field(200, ge=0)
+    """Status and result reads of a caller per minute at one ingress replica; 0: no limit."""
+    hosts: str = ""
+    """Host names that serve one dialect alone: flashvsr.example.com=flashvsr, separated by commas."""
     max_upload_bytes: int = Field(4 * GIB, gt=0)
     """Largest accepted upload. Refused before the body is read where Content-Length says so."""
     max_json_bytes: int = Field(1 * MIB, gt=0)
     """Largest accepted JSON body; inputs are references, not data."""
     max_queued_tasks: int = Field(10_000, gt=0)
     """Queue bound per service; beyond it submits answer 503 with Retry-After."""
+    max_running_per_tenant: int = Field(0, ge=0)
+    """Tasks of one service that one tenant may have running at a time; further ones wait. 0: no bound."""
+    max_listeners: int = Field(800, gt=0)
+    """Open event streams and long polls at one ingress replica; further ones answer 503. Below what the
+    replica takes at once (`max_ongoing_requests` in serve_config.yaml), so that other requests have room."""
     max_pixels: int = Field(8192 * 8192, gt=0)
     """Largest accepted frame or image, in pixels of one side times the other."""
     download_url_ttl_s: int = Field(3600, gt=0)
@@ -58,8 +69,8 @@ class Settings(BaseSettings):
     """Job catalogue of the `indexed` dialect: a YAML file; None: api/jobs.yaml, which shows its form."""
     callback_allow_cidrs: str = ""
     """Networks that callbacks and input URLs may reach besides public addresses: 10.1.0.0/16,fd00::/8."""
-    input_url_max_bytes: int = Field(4 * GIB, gt=0)
-    """Largest file taken from an http(s) URL, in bytes."""
+    input_url_max_bytes: int | None = Field(None, gt=0)
+    """Largest file taken from an http(s) URL, in bytes; None: max_upload_bytes."""
     input_url_timeout_s: float = Field(600.0, gt=0)
     """How long the download of one input URL may take, in seconds."""
     show_diagnostics: bool = False

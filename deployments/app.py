@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from api.access import access_of
 from cluster.actors import ensure_registry
 from cluster.settings import Settings
 from deployments.ingress import Ingress
@@ -83,6 +84,7 @@ def build(config: AppArgs | dict[str, Any]) -> Application:
     if unknown:
         raise ValueError(f"unknown services in args: {sorted(unknown)}; known: {list(SERVICES)}")
     settings = Settings()
+    access_of(settings)
     refuse_local_files_on_several_hosts(settings)
     ensure_registry(settings)
     replicas = {

@@ -48,7 +48,7 @@ class Ingress:
             system=RaySystemProbe(),
             now=time.time,
         )
-        self._app = create_app(context)
+        self._app = create_app(context, is_named=True)  # Serve names every answer
         self._edge: Edge = self._app.state.edge
         self._url_of = url_maker(context.storage, settings, settings.public_url or _local_url(settings))
 
@@ -57,13 +57,18 @@ class Ingress:
         return self._app
 
     async def submit(
-        self, task_name: str, inputs: dict[str, Any], task_id: str | None = None, priority: int = 0
+        self,
+        task_name: str,
+        inputs: dict[str, Any],
+        task_id: str | None = None,
+        priority: int = 0,
+        tenant: str = HANDLE_TENANT,
     ) -> dict[str, Any]:
-        """Record a task; durable when this returns."""
+        """Record a task; durable when this returns. `tenant`: whose task it is for HTTP callers."""
         draft = Draft(
             name=task_name,
             inputs=inputs,
-            tenant=HANDLE_TENANT,
+            tenant=tenant,
             dialect=HANDLE_DIALECT,
             task_id=task_id,
             priority=priority,

@@ -30,6 +30,7 @@ import yaml
 from pydantic import ValidationError
 from ray import serve
 
+from api.access import access_of
 from cluster.actors import stop_registry
 from cluster.settings import PrivatePorts, Settings, private_ray_environment
 from deployments.app import APP_NAME, AppArgs, build
@@ -248,7 +249,9 @@ def _server_file(settings: Settings) -> Path:
 
 def _settings(options: argparse.Namespace) -> Settings:
     given = {"http_host": options.host, "http_port": options.port}
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    access_of(settings)  # refuse what no ingress replica could serve, before anything is started
+    return settings
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mediaray import display
+from mediaray import display, keys_command
 from mediaray.arguments import parse_inputs
 from mediaray.client import DEFAULT_URL, Client
 from mediaray.errors import (
@@ -69,6 +69,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Generative-media tasks on a mediaray server: submit, watch, cancel, download.",
 )
+app.add_typer(keys_command.app, name="keys")
 
 
 @app.callback()

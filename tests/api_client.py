@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,16 @@ class Server:
         return tasks, keys, len(list((root / ".incoming").iterdir()))
 
 
+def key_entry(tenant: str, key: str) -> str:
+    """What MEDIARAY_API_KEYS holds for a key."""
+    return f"{tenant}:sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
 @contextlib.asynccontextmanager
 async def serving(
     folder: Path, catalog: Mapping[str, ModelSpec] = CATALOG, *, gpu: GpuInfo | None = None, **settings: Any
 ) -> AsyncIterator[Server]:
-    configured = Settings(data_dir=folder, **settings)
+    configured = Settings(data_dir=folder, **{"rate_limit_create": 0, "rate_limit_status": 0} | settings)
     clock = ManualClock()
     limits = RegistryLimits(max_queued_tasks=configured.max_queued_tasks)
     registry = TaskRegistry(TaskStore(configured.resolved_database_url), clock, limits)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class ServerProcess:
-    """`mediaray serve` on a free port and a data folder; restartable on the same folder."""
+    """`mediaray serve` on a free port and a data folder, without rate limits; restartable on the folder."""
 
     def __init__(self, data_dir: Path, *, sets: Iterable[str] = (), **settings: str) -> None:
         self.data_dir = data_dir
@@ -32,7 +32,9 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
         self._sets = [part for change in sets for part in ("--set", change)]
-        self._settings = {f"MEDIARAY_{name.upper()}": value for name, value in settings.items()}
+        unlimited = {"rate_limit_create": "0", "rate_limit_status": "0"}
+        given = unlimited | settings
+        self._settings = {f"MEDIARAY_{name.upper()}": value for name, value in given.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -34,6 +34,7 @@ _MEANINGS = {
     413: "The body is too large",
     416: "The range lies behind the end of the file",
     422: "The request has the wrong shape",
+    429: "The caller's limit for this minute is reached; try again after Retry-After seconds",
     500: "The server failed; its log has the cause under the X-Request-ID of the answer",
     503: "Not now; try again after Retry-After seconds",
 }

@@ -52,6 +52,8 @@ class LocalCluster:
             "RAY_metrics_report_interval_ms": "500",
             "MEDIARAY_DATA_DIR": str(self.data_dir),
             "MEDIARAY_HTTP_PORT": str(port),
+            "MEDIARAY_RATE_LIMIT_CREATE": "0",
+            "MEDIARAY_RATE_LIMIT_STATUS": "0",
         }
         self._log = (folder / "ray.log").open("ab")
         self._nodes: list[subprocess.Popen[bytes]] = []

@@ -16,7 +16,7 @@ from api.middleware import RequestIdFilter
 from cluster.errors import ClusterError, RegistryUnavailable, StorageFailure
 from cluster.task import Status
 from models.engine import EngineError
-from tests.api_client import serving
+from tests.api_client import key_entry, serving
 
 
 @pytest.fixture
@@ -131,7 +131,8 @@ async def test_a_registry_that_is_away_keeps_the_upload_it_may_have_recorded(ser
 
 @pytest.fixture
 async def guarded(tmp_path):
-    async with serving(tmp_path, api_keys="first-key, second-key") as started:
+    entries = (key_entry("acme", key) for key in ("first-key", "second-key"))
+    async with serving(tmp_path, api_keys=", ".join(entries)) as started:
         yield started
 
 

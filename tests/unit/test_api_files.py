@@ -9,7 +9,7 @@ import pytest
 
 from api.file_responses import Span, Unsatisfiable, asked_span
 from api.routes import files
-from tests.api_client import SAMPLES, serving
+from tests.api_client import SAMPLES, key_entry, serving
 
 CONTENT = bytes(range(256)) * 4
 
@@ -257,7 +257,7 @@ async def test_a_signed_folder_is_a_list_of_its_files(server):
 
 
 async def test_the_token_of_a_folder_opens_only_its_list(tmp_path):
-    async with serving(tmp_path, api_keys="k") as server:
+    async with serving(tmp_path, api_keys=key_entry("local", "k")) as server:
         server.http.headers["x-api-key"] = "k"
         url = await keyframes(server)
         del server.http.headers["x-api-key"]
