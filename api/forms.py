@@ -24,11 +24,14 @@ class FormPlan:
 
     `files` must all come; other file parts are skipped. `open_file` makes the upload of a part (its name,
     its file name, the fields so far); `check` judges the fields so far. Both raise Refused.
+    `refusal` stands against every such form: fields and file names are still judged, nothing is stored, and
+    it is raised where the last file begins.
     """
 
     files: tuple[str, ...]
     open_file: Callable[[str, str, Fields], Upload]
     check: Callable[[Fields], None]
+    refusal: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ async def received_form(
         async for event in events:
             await reader.take(event)
         for name in plan.files:
-            if name not in reader.form.uploads:
+            if name not in reader.form.filenames:
                 raise missing_field(name)
         yield reader.form
 
@@ -87,9 +90,17 @@ class _Reader:
         if part.name not in self._plan.files:
             self._current = None
             return
-        if part.name in self.form.uploads:
+        if part.name in self.form.filenames:
             raise BadRequest(f"{part.name} is given twice")
         upload = self._plan.open_file(part.name, part.filename, self.form.fields)
+        self.form.filenames[part.name] = part.filename
+        if self._plan.refusal is not None:
+            self._current = None
+            self._refuse_last(self._plan.refusal)
+            return
         self._current = await self._stack.enter_async_context(upload)
         self.form.uploads[part.name] = upload
-        self.form.filenames[part.name] = part.filename
+
+    def _refuse_last(self, refusal: Exception) -> None:
+        if self.form.filenames.keys() >= set(self._plan.files):
+            raise refusal
