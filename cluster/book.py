@@ -48,7 +48,8 @@ class RegistryLimits:
     """The registry's numbers.
 
     `coalesce_s`, `gather_s`: in a steady flow, the least time between two answers of the watch feed, and
-    between two leases for several slots.
+    between two leases for several slots. `lease_write_s`, `outcome_write_s`: how long a lease and an
+    outcome may wait for the transaction of a submit, which nobody should wait for.
     """
 
     lease_s: float = 15.0
@@ -57,6 +58,8 @@ class RegistryLimits:
     max_running_per_tenant: int = 0
     coalesce_s: float = 0.02
     gather_s: float = 0.02
+    lease_write_s: float = 0.05
+    outcome_write_s: float = 0.005
 
 
 class TaskBook:
@@ -160,11 +163,13 @@ class TaskBook:
         self.enqueue(task)
         return batch
 
-    def change(self, task: Task, event: str | None, detail: str = "", *, is_new: bool = False) -> Batch:
-        """Put a task's new state in memory and into the next transaction."""
+    def change(
+        self, task: Task, event: str | None, detail: str = "", *, is_new: bool = False, within_s: float = 0.0
+    ) -> Batch:
+        """Put a task's new state in memory, and into a transaction that is written `within_s`."""
         now = self._now()
         task = replace(task, updated_at=now)
-        batch = self.commits.batch
+        batch = self.commits.batch(within_s)
         batch.put(task, is_new=is_new)
         if event is not None:
             batch.events.append(TaskEvent(task.id, now, event, task.attempts, detail))
@@ -175,7 +180,7 @@ class TaskBook:
             self.live[task.id] = task
         return batch
 
-    def finalize(self, task: Task, event: Event, **state: Any) -> Batch:
+    def finalize(self, task: Task, event: Event, *, within_s: float = 0.0, **state: Any) -> Batch:
         """Take the last step of a task."""
         now = self._now()
         ended = replace(
@@ -186,7 +191,8 @@ class TaskBook:
             **state,
         )
         ended = with_callback(ended, now)
-        batch = self.change(ended, event.value, ended.failure.message if ended.failure else "")
+        detail = ended.failure.message if ended.failure else ""
+        batch = self.change(ended, event.value, detail, within_s=within_s)
         self._release(task)
         self.tally[task.service, ended.status.value] += 1
         return batch
@@ -217,18 +223,18 @@ class TaskBook:
             return self.finalize(task, Event.CANCEL)
         return self.change(task, "cancel_requested")
 
-    def take(self, request: LeaseRequest) -> Batch | None:
-        """Lease up to `slots` waiting tasks to the asking worker; None when nothing waits."""
+    def take(self, request: LeaseRequest) -> list[Task]:
+        """Lease up to `slots` waiting tasks to the asking worker.
+
+        Nobody waits for the disk here. A registry that dies before it wrote the lease finds the task
+        queued and leases it again, under another fence: as if the replica had died at that moment.
+        """
+        self.commits.check()
         queue = self.queue(request.service)
-        if not queue.has_next:
-            return None
-        batch = self.commits.batch
-        for _ in range(request.slots):
-            task_id = queue.pop()
-            if task_id is None:
-                break
-            self._lease(self.live[task_id], request)
-        return batch
+        taken: list[Task] = []
+        while len(taken) < request.slots and (task_id := queue.pop()) is not None:
+            taken.append(self._lease(self.live[task_id], request))
+        return taken
 
     def enqueue(self, task: Task) -> None:
         """Let the task wait for a replica, or for its `not_before` first."""
@@ -270,7 +276,7 @@ class TaskBook:
 
     def forget(self, tasks: Iterable[Task]) -> Batch:
         """Remove records of ended tasks; followers forget them too."""
-        batch = self.commits.batch
+        batch = self.commits.batch()
         for task in tasks:
             known = self._ended.pop(task.id, task)
             self._drop_keys(known)
@@ -287,7 +293,7 @@ class TaskBook:
             return self.change(replace(hidden, expires_at=self._now()), "delete")
         return self.request_cancel(hidden)
 
-    def _lease(self, task: Task, request: LeaseRequest) -> None:
+    def _lease(self, task: Task, request: LeaseRequest) -> Task:
         now = self._now()
         attempt = Attempt(task.attempts + 1, request.worker, request.request_id, now)
         task = replace(
@@ -298,10 +304,11 @@ class TaskBook:
             started_at=now,
             progress=Progress(),
         )
-        self.change(task, Event.LEASE.value, request.worker)
+        self.change(task, Event.LEASE.value, request.worker, within_s=self._limits.lease_write_s)
         self.leases.grant(task.id, attempt, self._monotonic())
         self.queue(task.service).running[task.tenant] += 1
         self.tally[task.service, "attempts"] += 1
+        return self.live[task.id]
 
     def _release(self, task: Task) -> None:
         """Take the task out of the queue and out of its lease."""

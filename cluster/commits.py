@@ -1,9 +1,14 @@
-"""Group commit: changes that arrive together reach the disk in one transaction."""
+"""Group commit: changes that arrive together reach the disk in one transaction.
+
+A change says within what time it must be written: one that somebody waits for at once, one that only
+has to be there some day soon with whatever comes next.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,10 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class Batch(Changes):
-    """One transaction in the making; `done` resolves when it is durable."""
+    """One transaction in the making; `done` resolves when it is durable. `due_at` is of the loop's clock."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.due_at = math.inf
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(_retrieve)
 
@@ -43,6 +49,7 @@ class GroupCommit:
         self._open: Batch | None = None
         self._writing: Batch | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._is_due = asyncio.Event()
         self._refusal: RegistryUnavailable | None = None
 
     @property
@@ -55,12 +62,15 @@ class GroupCommit:
         if self._refusal is not None:
             raise self._refusal
 
-    @property
-    def batch(self) -> Batch:
-        """The batch that the next transaction will write. Raises RegistryUnavailable while recovering."""
+    def batch(self, within_s: float = 0.0) -> Batch:
+        """The batch that the next transaction writes, `within_s` from now or earlier.
+
+        Raises RegistryUnavailable while recovering.
+        """
         self.check()
         if self._open is None:
             self._open = Batch()
+        self._hasten(self._open, within_s)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_all())
         return self._open
@@ -68,6 +78,7 @@ class GroupCommit:
     async def settled(self, task_id: str) -> None:
         """Return when no change of the task waits for the disk."""
         while (batch := self._unsettled(task_id)) is not None:
+            self._hasten(batch, 0.0)
             await asyncio.shield(batch.done)
 
     def is_unsettled(self, task_id: str) -> bool:
@@ -78,8 +89,16 @@ class GroupCommit:
         if self._writer is not None:
             if self.is_recovering:
                 self._writer.cancel()
+            elif self._open is not None:
+                self._hasten(self._open, 0.0)
             await asyncio.wait([self._writer])
         self._thread.shutdown(wait=True)
+
+    def _hasten(self, batch: Batch, within_s: float) -> None:
+        due_at = asyncio.get_running_loop().time() + within_s
+        if due_at < batch.due_at:
+            batch.due_at = due_at
+            self._is_due.set()
 
     def _unsettled(self, task_id: str) -> Batch | None:
         for batch in (self._open, self._writing):
@@ -91,11 +110,21 @@ class GroupCommit:
         # The callers of this turn of the loop add to the batch before it closes.
         await asyncio.sleep(0)
         while (batch := self._open) is not None:
+            await self._due(batch)
             self._open, self._writing = None, batch
             failure = await self._write(batch)
             self._writing = None
             if failure is not None:
                 await self._fail(batch, failure)
+
+    async def _due(self, batch: Batch) -> None:
+        """Return when the batch must be written; a hasty change may come while it waits."""
+        loop = asyncio.get_running_loop()
+        while (left_s := batch.due_at - loop.time()) > 0:
+            self._is_due.clear()
+            alarm = loop.call_later(left_s, self._is_due.set)
+            await self._is_due.wait()
+            alarm.cancel()
 
     async def _write(self, batch: Batch) -> RegistryUnavailable | None:
         loop = asyncio.get_running_loop()

@@ -1,8 +1,9 @@
 """The one place that builds storage keys, from names that callers may have chosen. Pure.
 
 files/{tenant}/{path}              what a caller uploaded under a path of their own
+catalog/{sha256}/{name}            an input file of the operator's job catalogue
 tasks/{id}/input/{name}            a file uploaded together with a task
-tasks/{id}/{attempt}/{name}        what an attempt published
+tasks/{id}/{fence}/{name}          what an attempt published
 tasks/{id}/partial/{name}          committed parts of unfinished work
 tasks/{id}/derived/{name}          made from the others on demand: previews, joined partial results
 """
@@ -48,6 +49,11 @@ def upload_key(tenant: str, path: str) -> str:
     return f"files/{clean_name(tenant)}/{clean_path(path)}"
 
 
+def catalog_key(sha256: str, name: str) -> str:
+    """Where the operator's own file of this content lies: no caller's path can name it."""
+    return f"catalog/{clean_name(sha256)}/{clean_name(name)}"
+
+
 def task_prefix(task_id: str) -> str:
     if not is_task_id(task_id):
         raise InvalidKey(task_id)
@@ -58,12 +64,17 @@ def input_key(task_id: str, name: str) -> str:
     return f"{task_prefix(task_id)}input/{clean_name(name)}"
 
 
-def attempt_prefix(task_id: str, attempt: int) -> str:
-    return f"{task_prefix(task_id)}{attempt}/"
+def attempt_prefix(task_id: str, fence: str) -> str:
+    return f"{task_prefix(task_id)}{clean_name(fence)}/"
 
 
-def artifact_key(task_id: str, attempt: int, name: str) -> str:
-    return attempt_prefix(task_id, attempt) + clean_path(name)
+def artifact_key(task_id: str, fence: str, name: str) -> str:
+    return attempt_prefix(task_id, fence) + clean_path(name)
+
+
+def log_key(task_id: str, attempt: int) -> str:
+    """Where an attempt's log lines are stored, when it has any."""
+    return artifact_key(task_id, attempt, "attempt.log")
 
 
 def partial_prefix(task_id: str) -> str:

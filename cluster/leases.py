@@ -15,7 +15,7 @@ class Lease:
 
     task_id: str
     worker: str
-    fence: int
+    fence: str
     request_id: str
     expires_at: float
     has_beaten: bool = False
@@ -41,7 +41,7 @@ class Leases:
         """Open a full lease for an attempt that was running before this registry started."""
         self._open(task_id, attempt, now + self._lease_s)
 
-    def renew(self, task_id: str, worker: str, fence: int, now: float) -> bool:
+    def renew(self, task_id: str, worker: str, fence: str, now: float) -> bool:
         """False when the lease is somebody else's or gone."""
         if not self.holds(task_id, worker, fence):
             return False
@@ -50,7 +50,7 @@ class Leases:
         )
         return True
 
-    def holds(self, task_id: str, worker: str, fence: int) -> bool:
+    def holds(self, task_id: str, worker: str, fence: str) -> bool:
         lease = self._leases.get(task_id)
         return lease is not None and (lease.worker, lease.fence) == (worker, fence)
 
@@ -69,4 +69,4 @@ class Leases:
         self._leases.clear()
 
     def _open(self, task_id: str, attempt: Attempt, expires_at: float) -> None:
-        self._leases[task_id] = Lease(task_id, attempt.worker, attempt.number, attempt.request_id, expires_at)
+        self._leases[task_id] = Lease(task_id, attempt.worker, attempt.fence, attempt.request_id, expires_at)

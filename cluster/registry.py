@@ -193,17 +193,15 @@ class TaskRegistry:
         self._book.presence.saw(request.service, request.worker, self._monotonic())
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        while not self._book.leases.of_request(request.request_id):
-            batch = self._book.take(request)
-            if batch is not None:
-                await _durable(batch)
-                break
+        if repeated := self._book.leases.of_request(request.request_id):
+            return [self._book.live[task_id] for task_id in repeated]
+        while not (taken := self._book.take(request)):
             if not await self._book.work_within(request.service, begun + request.wait_s - loop.time()):
                 return []
             if request.slots > 1:
                 # In a steady flow, what arrives together is leased together; after a pause, at once.
                 await asyncio.sleep(begun + self._limits.gather_s - loop.time())
-        return [self._book.live[task_id] for task_id in self._book.leases.of_request(request.request_id)]
+        return taken
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
         """Extend the leases of `worker`'s attempts and take their progress; one verdict per beat."""
@@ -316,7 +314,12 @@ class TaskRegistry:
         if outcome.kind is not OutcomeKind.SUCCEEDED or task.cancel_requested_at is not None:
             return self._book.finalize(task, Event.CANCEL)
         return self._book.finalize(
-            task, Event.SUCCEED, result=outcome.result, artifacts=outcome.artifacts, failure=None
+            task,
+            Event.SUCCEED,
+            within_s=self._limits.outcome_write_s,
+            result=outcome.result,
+            artifacts=outcome.artifacts,
+            failure=None,
         )
 
     async def _change(self, task: Task, changed: Task, event: str | None = None) -> Task:
@@ -382,7 +385,7 @@ def _was_taken(task: Task | None, outcome: Outcome) -> bool:
     """Whether the task stands as this outcome left it, also when its report comes a second time."""
     if task is None or task.attempt is None:
         return False
-    is_its_attempt = (task.attempt.number, task.attempt.worker) == (outcome.fence, outcome.worker)
+    is_its_attempt = (task.attempt.fence, task.attempt.worker) == (outcome.fence, outcome.worker)
     if outcome.kind is OutcomeKind.SUCCEEDED:
         return is_its_attempt and task.status is Status.SUCCEEDED
     return is_its_attempt and task.status is not Status.RUNNING

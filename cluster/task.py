@@ -121,7 +121,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One execution of a task by one replica; `number` counts from 1 and is the fence.
+    """One execution of a task by one replica; `number` counts from 1.
 
     `request_id` is the lease call that started it, so that a repeated call finds it again.
     """
@@ -130,6 +130,14 @@ class Attempt:
     worker: str
     request_id: str
     started_at: float
+
+    @property
+    def fence(self) -> str:
+        """What tells this attempt from every other of its task.
+
+        The number alone would not: a registry that dies before a lease is on disk gives it again.
+        """
+        return f"{self.number}-{self.request_id[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +187,9 @@ def fingerprint_of(name: str, inputs: Json) -> str:
 class Task:
     """The record of a task. Times are seconds since the epoch, UTC.
 
-    `attempts` counts leases so far and is the fence; `failed_attempts` of them count against
-    `max_attempts`; `attempt` is the running or the last one. `version` grows with
-    every change and orders the watch feed within one registry epoch.
+    `attempts` counts leases so far; `failed_attempts` of them count against `max_attempts`; `attempt` is
+    the running or the last one. `version` grows with every change and orders the watch feed within one
+    registry epoch.
     """
 
     id: str
@@ -221,8 +229,9 @@ class Task:
     version: int = 0
 
     @property
-    def fence(self) -> int:
-        return self.attempts
+    def fence(self) -> str:
+        """The fence of the running or last attempt; "" before the first."""
+        return self.attempt.fence if self.attempt else ""
 
     @property
     def run_s(self) -> float | None:
@@ -356,7 +365,7 @@ class Beat:
     """A running attempt's sign of life; `log` holds the lines since the last one that was heard."""
 
     task_id: str
-    fence: int
+    fence: str
     progress: Progress
     log: LogLines | None = None
 
@@ -383,7 +392,7 @@ class Outcome:
     """How one attempt ended, reported under its fence."""
 
     task_id: str
-    fence: int
+    fence: str
     worker: str
     kind: OutcomeKind
     result: Json | None = None

@@ -59,7 +59,7 @@ class LeaseLoop:
         self._make_registry = make_registry
         self._worker = worker
         # By task id and fence: a replica may lease a task again while its lost attempt still stops.
-        self._attempts: dict[tuple[str, int], RunningAttempt] = {}
+        self._attempts: dict[tuple[str, str], RunningAttempt] = {}
         self._reports: set[asyncio.Task[None]] = set()
         self._free_slots = terms.slots
         self._slot_freed = asyncio.Event()
@@ -110,7 +110,7 @@ class LeaseLoop:
         if self._free_slots == 0:
             self._slot_freed.clear()
             await self._slot_freed.wait()
-            # Travels, and is committed, together with the report of the attempt that freed the slot.
+            # Travels together with the report of the attempt that freed the slot.
             tasks = await self._registry.lease(self._request(wait_s=0.0))
         for task in tasks or await self._registry.lease(self._request(wait_s=_LEASE_WAIT_S)):
             self._begin(task)
@@ -200,9 +200,10 @@ class LeaseLoop:
         if not attempts:
             return
         await self._end_the_deaf(attempts)
-        beats = [Beat(attempt.task_id, attempt.task.fence, attempt.progress) for attempt in attempts]
+        beats = [_beat(attempt) for attempt in attempts]
         verdicts = await self._registry.beat(self._terms.worker, beats)
-        for attempt, verdict in zip(attempts, verdicts, strict=True):
+        for attempt, beat, verdict in zip(attempts, beats, verdicts, strict=True):
+            attempt.log.heard(beat.log)
             if verdict is not Verdict.OK:
                 attempt.cancel()
 
@@ -217,5 +218,9 @@ class LeaseLoop:
                 os._exit(1)
 
 
-def _key(attempt: RunningAttempt) -> tuple[str, int]:
+def _beat(attempt: RunningAttempt) -> Beat:
+    return Beat(attempt.task_id, attempt.task.fence, attempt.progress, attempt.log.unheard())
+
+
+def _key(attempt: RunningAttempt) -> tuple[str, str]:
     return attempt.task_id, attempt.task.fence

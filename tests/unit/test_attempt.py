@@ -147,7 +147,7 @@ def test_a_result_that_json_cannot_carry_fails_before_it_is_published(
     assert failure is not None
     assert failure.message.startswith("the engine toy-engine answered what JSON cannot carry: ")
     assert not failure.is_transient
-    assert "tasks/t/1/out.txt" not in keys_below(storage, "tasks/t/")
+    assert f"tasks/t/{TASK.fence}/out.txt" not in keys_below(storage, "tasks/t/")
 
 
 def test_a_result_comes_back_as_plain_utf8_json(attempt: RunningAttempt) -> None:
@@ -162,7 +162,7 @@ def test_a_log_line_that_utf8_cannot_carry_is_stored_all_the_same(
 ) -> None:
     attempt.logger.lines.append("no such file a\udcff.mp4")  # type: ignore[attr-defined]
     assert attempt.run(engines(lambda _: Result())).kind is OutcomeKind.SUCCEEDED
-    assert content_of(storage, "tasks/t/1/attempt.log") == b"no such file a?.mp4\n"
+    assert content_of(storage, f"tasks/t/{TASK.fence}/attempt.log") == b"no such file a?.mp4\n"
 
 
 @pytest.mark.parametrize("error", [StorageFailure("S3 is down"), OSError(28, "full")], ids=repr)

@@ -66,14 +66,14 @@ def test_what_is_no_task_id_never_becomes_a_key(task_id: str) -> None:
     with pytest.raises(InvalidKey):
         keys.input_key(task_id, "a")
     with pytest.raises(InvalidKey):
-        keys.artifact_key(task_id, 1, "a")
+        keys.artifact_key(task_id, "1-r", "a")
 
 
 def test_each_kind_of_file_has_a_place_of_its_own() -> None:
     assert keys.upload_key("local", "in/a.mp4") == "files/local/in/a.mp4"
     assert keys.input_key("t1", "a.mp4") == "tasks/t1/input/a.mp4"
-    assert keys.artifact_key("t1", 2, "frames/1.jpg") == "tasks/t1/2/frames/1.jpg"
-    assert keys.attempt_prefix("t1", 2) == "tasks/t1/2/"
+    assert keys.artifact_key("t1", "2-r", "frames/1.jpg") == "tasks/t1/2-r/frames/1.jpg"
+    assert keys.attempt_prefix("t1", "2-r") == "tasks/t1/2-r/"
     assert keys.partial_prefix("t1") == "tasks/t1/partial/"
 
 
@@ -83,7 +83,7 @@ def test_a_caller_cannot_name_its_way_out_of_its_place() -> None:
         lambda: keys.upload_key("a/b", "c"),
         lambda: keys.input_key("t1", "../2/a"),
         lambda: keys.input_key("t1", "a/b"),
-        lambda: keys.artifact_key("t1", 1, "../../t2/1/a"),
+        lambda: keys.artifact_key("t1", "1-r", "../../t2/1/a"),
     ]:
         with pytest.raises(InvalidKey):
             build()

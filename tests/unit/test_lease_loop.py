@@ -33,11 +33,11 @@ from models.errors import Cancelled
 from tests.stores import keys_below, put
 from tests.unit.test_attempt import TASK, engines
 
-Key = tuple[str, int]
+Key = tuple[str, str]
 
 
-def task(task_id: str, fence: int = 1, **fields: Any) -> Task:
-    return replace(TASK, id=task_id, attempts=fence, attempt=Attempt(fence, "w", "r", 0.0), **fields)
+def task(task_id: str, number: int = 1, **fields: Any) -> Task:
+    return replace(TASK, id=task_id, attempts=number, attempt=Attempt(number, "w", "r", 0.0), **fields)
 
 
 class ScriptedRegistry:
@@ -105,7 +105,7 @@ class Workshop:
         self.begun.put_nowait(key)
         return self.attempts[key], self.ended[key]
 
-    def end(self, task_id: str, fence: int = 1, kind: OutcomeKind = OutcomeKind.SUCCEEDED) -> None:
+    def end(self, task_id: str, fence: str = "1-r", kind: OutcomeKind = OutcomeKind.SUCCEEDED) -> None:
         self.ended[task_id, fence].set_result(Outcome(task_id, fence, "w", kind, result={}))
 
 
@@ -130,7 +130,7 @@ class Rig:
         await self.main
 
     @property
-    def reports(self) -> list[tuple[str, int, OutcomeKind]]:
+    def reports(self) -> list[tuple[str, str, OutcomeKind]]:
         return [(outcome.task_id, outcome.fence, outcome.kind) for outcome in self.registry.finished]
 
 
@@ -159,7 +159,7 @@ async def rig(
 
 
 def publish(storage: ArtifactStore, task_id: str) -> str:
-    return put(storage, keys.artifact_key(task_id, 1, "out.txt"), b"x").key
+    return put(storage, keys.artifact_key(task_id, "1-r", "out.txt"), b"x").key
 
 
 @pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "refused"])
@@ -169,12 +169,12 @@ async def test_only_the_answer_to_the_report_decides_about_the_files(
     """A finish whose answer was lost: by then the beats say that the lease is gone."""
     await rig.begin(task("x"))
     key = publish(storage, "x")
-    rig.registry.verdicts["x", 1] = Verdict.LOST
+    rig.registry.verdicts["x", "1-r"] = Verdict.LOST
     await rig.registry.beats_more()
     rig.registry.answers = [RegistryUnavailable("restarting"), is_taken]
     rig.worker.end("x")
     await rig.drain()
-    assert rig.reports == [("x", 1, OutcomeKind.SUCCEEDED)] * 2
+    assert rig.reports == [("x", "1-r", OutcomeKind.SUCCEEDED)] * 2
     assert keys_below(storage, "tasks/x/") == ([key] if is_taken else [])
 
 
@@ -184,7 +184,7 @@ async def test_an_attempt_that_waits_for_its_report_is_not_deaf(rig: Rig, exits:
     rig.worker.end("x")
     await rig.registry.beats_more(3)
     await rig.drain()
-    assert set(rig.reports) == {("x", 1, OutcomeKind.SUCCEEDED)}
+    assert set(rig.reports) == {("x", "1-r", OutcomeKind.SUCCEEDED)}
     assert exits == []
 
 
@@ -197,12 +197,12 @@ async def test_an_engine_that_ignores_its_deadline_is_reported_and_ended(rig: Ri
         context.check()
 
     await rig.begin(task("x", run_timeout_s=0.05))
-    running = asyncio.create_task(asyncio.to_thread(rig.worker.attempts["x", 1].run, engines(deaf)))
+    running = asyncio.create_task(asyncio.to_thread(rig.worker.attempts["x", "1-r"].run, engines(deaf)))
     await asyncio.to_thread(hears.wait)
     await rig.registry.until(lambda: bool(rig.registry.finished))
     await rig.registry.beats_more(1)
     released.set()
-    rig.worker.ended["x", 1].set_result(await running)
+    rig.worker.ended["x", "1-r"].set_result(await running)
     await rig.drain()
     failure = rig.registry.finished[0].failure
     assert failure is not None
@@ -212,19 +212,19 @@ async def test_an_engine_that_ignores_its_deadline_is_reported_and_ended(rig: Ri
 
 async def test_a_task_that_is_leased_again_keeps_its_beats(rig: Rig) -> None:
     await rig.begin(task("x", 1))
-    rig.registry.verdicts["x", 1] = Verdict.LOST
+    rig.registry.verdicts["x", "1-r"] = Verdict.LOST
     await rig.begin(task("x", 2))
     await rig.registry.beats_more()
     with pytest.raises(Cancelled):
-        rig.worker.attempts["x", 1].check()
-    rig.worker.attempts["x", 2].check()
-    rig.worker.end("x", 1, OutcomeKind.CANCELLED)
+        rig.worker.attempts["x", "1-r"].check()
+    rig.worker.attempts["x", "2-r"].check()
+    rig.worker.end("x", "1-r", OutcomeKind.CANCELLED)
     await rig.registry.until(lambda: bool(rig.registry.finished))
     await rig.registry.beats_more(3)
-    assert rig.registry.beaten[-1] == [("x", 2)]
-    rig.worker.end("x", 2)
+    assert rig.registry.beaten[-1] == [("x", "2-r")]
+    rig.worker.end("x", "2-r")
     await rig.drain()
-    assert rig.reports == [("x", 1, OutcomeKind.CANCELLED), ("x", 2, OutcomeKind.SUCCEEDED)]
+    assert rig.reports == [("x", "1-r", OutcomeKind.CANCELLED), ("x", "2-r", OutcomeKind.SUCCEEDED)]
 
 
 async def test_engines_that_do_not_load_end_nothing(rig: Rig) -> None:
@@ -232,7 +232,7 @@ async def test_engines_that_do_not_load_end_nothing(rig: Rig) -> None:
     await rig.begin(task("x"))
     rig.worker.end("x")
     await rig.drain()
-    assert rig.reports == [("x", 1, OutcomeKind.SUCCEEDED)]
+    assert rig.reports == [("x", "1-r", OutcomeKind.SUCCEEDED)]
 
 
 @pytest.mark.parametrize("error", [StorageFailure("S3 is down"), OSError("bug")], ids=repr)
@@ -246,7 +246,7 @@ async def test_files_that_cannot_be_removed_end_no_drain(
         drains.wait()
         raise error
 
-    monkeypatch.setattr(rig.worker.attempts["a", 1], "settle", settle)
+    monkeypatch.setattr(rig.worker.attempts["a", "1-r"], "settle", settle)
     rig.worker.end("a")
     draining = asyncio.create_task(rig.drain())
     await rig.registry.beats_more(10)
@@ -255,7 +255,7 @@ async def test_files_that_cannot_be_removed_end_no_drain(
     assert not draining.done()
     rig.worker.end("b")
     await draining
-    assert rig.reports == [("a", 1, OutcomeKind.SUCCEEDED), ("b", 1, OutcomeKind.SUCCEEDED)]
+    assert rig.reports == [("a", "1-r", OutcomeKind.SUCCEEDED), ("b", "1-r", OutcomeKind.SUCCEEDED)]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no thread"), SystemExit(1)], ids=repr)
@@ -263,12 +263,12 @@ async def test_a_broken_worker_thread_fails_its_task_and_frees_its_slot(
     rig: Rig, error: BaseException
 ) -> None:
     await rig.begin(task("a"), task("b"))
-    rig.worker.ended["a", 1].set_exception(error)
+    rig.worker.ended["a", "1-r"].set_exception(error)
     await rig.begin(task("c"))
     rig.worker.end("b")
     rig.worker.end("c")
     await rig.drain()
-    assert rig.reports[0] == ("a", 1, OutcomeKind.FAILED)
+    assert rig.reports[0] == ("a", "1-r", OutcomeKind.FAILED)
     failure = rig.registry.finished[0].failure
     assert failure is not None
     assert failure.code is FailureCode.INTERNAL_ERROR
@@ -279,4 +279,4 @@ async def test_an_outcome_that_cannot_be_recorded_is_a_failure(rig: Rig) -> None
     await rig.begin(task("a"))
     rig.worker.end("a")
     await rig.drain()
-    assert rig.reports == [("a", 1, OutcomeKind.SUCCEEDED), ("a", 1, OutcomeKind.FAILED)]
+    assert rig.reports == [("a", "1-r", OutcomeKind.SUCCEEDED), ("a", "1-r", OutcomeKind.FAILED)]
