@@ -16,7 +16,7 @@ from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
 from api.rate_limits import RateGate
-from api.routes import creation, files, flashvsr, indexed, root, system, tasks
+from api.routes import creation, deliveries, files, flashvsr, indexed, root, system, tasks
 
 TITLE = "mediaray"
 DESCRIPTION = (
@@ -26,6 +26,7 @@ DESCRIPTION = (
 
 ON_ROOT: tuple[tuple[APIRouter, bool], ...] = (
     (tasks.router, True),
+    (deliveries.router, True),
     (files.router, True),
     (system.router, True),
     (root.router, True),
@@ -40,6 +41,7 @@ The flag says whether the schema shows a route here; the others are shown under 
 
 BELOW_PREFIX: tuple[tuple[Dialect, APIRouter, bool], ...] = (
     (TASKS, tasks.router, False),
+    (TASKS, deliveries.router, False),
     (TASKS, files.router, False),
     (FLASHVSR, flashvsr.router, True),
     (CREATION, creation.router, True),

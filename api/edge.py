@@ -9,6 +9,7 @@ from starlette.requests import Request
 from api.answers import base_url
 from api.callers import caller
 from api.context import ApiContext
+from api.job_catalog import JobCatalog, load_jobs
 from api.readiness import Readiness
 from api.results import UrlOf, url_maker
 from api.submission import Submitter
@@ -27,6 +28,7 @@ class Edge:
     readiness: Readiness
     submitter: Submitter
     signer: DownloadSigner | None
+    jobs: JobCatalog
 
     def url_of(self, request: Request) -> UrlOf:
         settings = self.context.settings
@@ -34,10 +36,12 @@ class Edge:
 
 
 def build_edge(context: ApiContext) -> Edge:
+    """Raises CatalogError when the job catalogue is wrong."""
     readiness = Readiness(context.system, context.settings.models_dir, context.now)
     storage = context.storage
     signer = storage.signer if isinstance(storage, LocalArtifactStore) else None
-    return Edge(context, readiness, Submitter(context, readiness), signer)
+    jobs = load_jobs(context.settings.catalog, context.catalog)
+    return Edge(context, readiness, Submitter(context, readiness), signer, jobs)
 
 
 def edge_of(request: Request) -> Edge:

@@ -31,6 +31,8 @@ from api.dialects import Dialect, Problem, dialect_at
 from cluster.errors import (
     ArtifactNotFound,
     BadSignature,
+    DeliveryNotFound,
+    DeliveryPending,
     DuplicateTask,
     ExpiredUrl,
     IllegalStep,
@@ -138,6 +140,12 @@ ROWS: Mapping[type[Exception], Row] = {
         409,
         "TASK_CONFLICT",
         lambda error, _: f"the task id or idempotency key is taken by a different request: {error.task_id}",
+    ),
+    DeliveryNotFound: Row(
+        404, "DELIVERY_NOT_FOUND", lambda error, _: f"the task has no delivery {error.number}"
+    ),
+    DeliveryPending: Row(
+        409, "DELIVERY_PENDING", lambda error, _: f"delivery {error.number} is still being tried"
     ),
     DuplicateTask: Row(
         409, "DUPLICATE_TASK", lambda *_: "已存在使用相同输入文件与参数配置的任务，请勿重复提交。"

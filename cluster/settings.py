@@ -10,6 +10,8 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cluster.webhooks import parse_secrets
+
 MIB = 1024**2
 GIB = 1024**3
 
@@ -69,12 +71,20 @@ class Settings(BaseSettings):
     """Job catalogue of the `indexed` dialect: a YAML file; None: api/jobs.yaml, which shows its form."""
     callback_allow_cidrs: str = ""
     """Networks that callbacks and input URLs may reach besides public addresses: 10.1.0.0/16,fd00::/8."""
+    callback_secret: str = ""
+    """Signs callbacks (Standard Webhooks): whsec_ and base64; several, separated by spaces, sign together."""
     input_url_max_bytes: int | None = Field(None, gt=0)
     """Largest file taken from an http(s) URL, in bytes; None: max_upload_bytes."""
     input_url_timeout_s: float = Field(600.0, gt=0)
     """How long the download of one input URL may take, in seconds."""
     show_diagnostics: bool = False
     """List diagnostics.echo among the supported tasks (it always runs)."""
+
+    @field_validator("callback_secret")
+    @classmethod
+    def _check_secret(cls, text: str) -> str:
+        parse_secrets(text)
+        return text
 
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> Settings:

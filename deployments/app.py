@@ -11,11 +11,12 @@ from ray import serve
 from ray.serve import Application
 
 from api.access import access_of
+from api.job_catalog import load_jobs
 from cluster.actors import ensure_registry
 from cluster.settings import Settings
 from deployments.ingress import Ingress
 from deployments.replica import ModelReplica, ReplicaPlan
-from models.catalog import MODELS, SERVICES, SERVICES_WITH_ENGINES
+from models.catalog import CATALOG, MODELS, SERVICES, SERVICES_WITH_ENGINES
 from models.engine import EngineKind
 from models.errors import ModelNotReady
 from models.weights import ready_engine
@@ -85,6 +86,7 @@ def build(config: AppArgs | dict[str, Any]) -> Application:
         raise ValueError(f"unknown services in args: {sorted(unknown)}; known: {list(SERVICES)}")
     settings = Settings()
     access_of(settings)
+    load_jobs(settings.catalog, CATALOG)  # refused here rather than in every replica of the ingress
     refuse_local_files_on_several_hosts(settings)
     ensure_registry(settings)
     replicas = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from models.engine import ModelSpec
-from models.zoo import diagnostics, ffmpeg, flashvsr, hallo2
+from models.zoo import diagnostics, ffmpeg, flashvsr, hallo2, text_to_video
 
 MODELS: tuple[ModelSpec, ...] = (
     *ffmpeg.MODELS,
     *flashvsr.MODELS,
     *hallo2.MODELS,
+    *text_to_video.MODELS,
     *diagnostics.MODELS,
 )
 

@@ -62,7 +62,7 @@ class ListQuery(BaseModel):
     status: StatusWord | None = None
 
 
-_FORM = form_body({"file": FILE_FIELD, **TaskParameters.model_json_schema()["properties"]}, ["file"])
+FORM = form_body({"file": FILE_FIELD, **TaskParameters.model_json_schema()["properties"]}, ["file"])
 
 
 @router.post(
@@ -70,7 +70,7 @@ _FORM = form_body({"file": FILE_FIELD, **TaskParameters.model_json_schema()["pro
     status_code=201,
     response_model=TaskResponse,
     responses=problems(400, 409, 413, 422, 500, 503),
-    openapi_extra=_FORM,
+    openapi_extra=FORM,
 )
 async def create_task(request: Request) -> Response:
     """Upload a video and queue its upscaling."""
@@ -85,10 +85,7 @@ async def create_task(request: Request) -> Response:
 )
 async def list_tasks(request: Request) -> Response:
     """The tasks of this dialect, newest first."""
-    return await tasks_page(request, parse_query(ListQuery, request))
-
-
-async def tasks_page(request: Request, query: ListQuery) -> Response:
+    query = parse_query(ListQuery, request)
     page = await edge_of(request).context.registry.list(
         TaskQuery(
             tenant=caller(request).tenant,

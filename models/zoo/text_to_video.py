@@ -1,0 +1,50 @@
+"""text_to_video.generate_video: a short silent video of what a text describes.
+
+A size, length or rate that is not given is the engine's own: each network has one that it is trained for.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.engine import ModelSpec
+
+MAX_PROMPT_CHARS = 4_000
+MIN_SIDE_PX, MAX_SIDE_PX = 64, 2_048
+MAX_FRAMES = 1_024
+MAX_SEED = 2**63 - 1
+
+
+class GenerateInputs(BaseModel):
+    """What to show, and how carefully. An engine rounds sizes to its own grid and says so in `notes`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(
+        min_length=1, max_length=MAX_PROMPT_CHARS, pattern=r"\S", description="What the video shows."
+    )
+    negative_prompt: str | None = Field(
+        None, max_length=MAX_PROMPT_CHARS, description="What it must not show."
+    )
+    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Length in frames.")
+    width: int | None = Field(None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Width in pixels.")
+    height: int | None = Field(None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Height in pixels.")
+    fps: int | None = Field(None, ge=1, le=60, description="Frames per second.")
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Noise seed; the same seed gives the same video."
+    )
+    num_inference_steps: int | None = Field(None, ge=1, le=200, description="Denoising steps.")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=30, allow_inf_nan=False, description="How strictly the video follows the text."
+    )
+
+
+MODELS: tuple[ModelSpec, ...] = (
+    ModelSpec(
+        name="text_to_video.generate_video",
+        title="Makes a video of a text",
+        inputs=GenerateInputs,
+        engines=(),
+        run_timeout_s=4 * 3600.0,
+    ),
+)
