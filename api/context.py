@@ -8,7 +8,18 @@ from typing import Protocol
 
 from cluster.settings import Settings
 from cluster.storage import ArtifactStore
-from cluster.task import Depth, NewTask, Status, Submission, Task, TaskEvent, TaskPage, TaskQuery
+from cluster.task import (
+    Depth,
+    LogLines,
+    NewTask,
+    Status,
+    Submission,
+    Task,
+    TaskEvent,
+    TaskPage,
+    TaskQuery,
+    Waiting,
+)
 from models.engine import ModelSpec
 
 
@@ -43,6 +54,15 @@ class Registry(Protocol):
     async def events(self, task_id: str) -> Sequence[TaskEvent]: ...
 
     async def depths(self) -> dict[str, Depth]: ...
+
+    async def changed(self, task: Task, wait_s: float) -> Task:
+        """The task once it differs from `task`, or as it stands after `wait_s`. Raises TaskNotFound."""
+
+    async def log_tail(self, task_id: str) -> LogLines:
+        """The newest log lines of a running task; none for any other."""
+
+    async def waiting(self, task_id: str) -> Waiting | None:
+        """Why a task waits; None when it is not queued (any more)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,12 @@ class RegistryActor:
         self._settings = settings
         self._store = TaskStore(settings.resolved_database_url)
         self._artifacts = open_store(settings)
-        limits = RegistryLimits(settings.lease_s, settings.max_queued_tasks, settings.retention_s)
+        limits = RegistryLimits(
+            settings.lease_s,
+            settings.max_queued_tasks,
+            settings.retention_s,
+            settings.max_running_per_tenant,
+        )
         self._registry = TaskRegistry(self._store, time.time, limits)
         self._metrics = RegistryMetrics()
         self._channel = ChannelServer(self.call_many)
@@ -240,5 +245,6 @@ def _digest(settings: Settings) -> str:
         settings.lease_s,
         settings.max_queued_tasks,
         settings.retention_s,
+        settings.max_running_per_tenant,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()

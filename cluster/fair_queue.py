@@ -24,10 +24,12 @@ class FairQueue:
     """Waiting task ids.
 
     `pop` serves the highest priority; among tenants with equal heads the one with the fewest running
-    tasks, then the one served longest ago. The registry keeps `running` up to date.
+    tasks, then the one served longest ago. A tenant that runs `max_running_per_tenant` tasks (0: no bound)
+    waits. The registry keeps `running` up to date.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_running_per_tenant: int = 0) -> None:
+        self._max_running = max_running_per_tenant
         self._heaps: dict[str, list[_Entry]] = {}
         self._waiting: dict[str, _Entry] = {}
         self._served: dict[str, int] = {}
@@ -46,16 +48,62 @@ class FairQueue:
         """Forget a waiting task; its heap entry is dropped when it comes up."""
         self._waiting.pop(task_id, None)
 
+    @property
+    def has_next(self) -> bool:
+        """Whether `pop` would serve a task: one waits whose tenant may run another."""
+        if not self._max_running:
+            return bool(self._waiting)
+        return any(self._head(tenant) and not self.is_capped(tenant) for tenant in list(self._heaps))
+
+    def is_capped(self, tenant: str) -> bool:
+        """Whether the tenant runs as many tasks as it may."""
+        return 0 < self._max_running <= self.running[tenant]
+
     def pop(self) -> str | None:
-        """The next task id, or None when nothing waits."""
-        heads = {tenant: head for tenant in list(self._heaps) if (head := self._head(tenant))}
+        """The next task id, or None when nothing waits that may run.
+
+        The caller counts it in `running` before it pops the next.
+        """
+        heads = {
+            tenant: head
+            for tenant in list(self._heaps)
+            if not self.is_capped(tenant) and (head := self._head(tenant))
+        }
         if not heads:
             return None
-        tenant = min(heads, key=lambda t: (heads[t].rank, self.running[t], self._served.get(t, -1)))
+        tenant = min(heads, key=lambda t: (heads[t].rank, *self._turn(t)))
         self._served[tenant] = next(self._serials)
         entry = heapq.heappop(self._heaps[tenant])
         del self._waiting[entry.task_id]
         return entry.task_id
+
+    def ahead_of(self, task_id: str) -> int | None:
+        """How many waiting tasks would be served first if none ended meanwhile; None where it does not wait.
+
+        Tenants of equal priority take turns, so each puts at most one task before each of the tenant's own.
+        """
+        entry = self._waiting.get(task_id)
+        if entry is None:
+            return None
+        waiting = {tenant: self._waiting_of(tenant) for tenant in self._heaps}
+        own = next(tenant for tenant, entries in waiting.items() if entry in entries)
+        earlier = [other for other in waiting.pop(own) if other < entry]
+        turns = sum(other.rank == entry.rank for other in earlier)
+        return len(earlier) + sum(
+            sum(other.rank < entry.rank for other in entries)
+            + min(
+                sum(other.rank == entry.rank for other in entries),
+                turns + (self._turn(tenant) < self._turn(own)),
+            )
+            for tenant, entries in waiting.items()
+        )
+
+    def _waiting_of(self, tenant: str) -> list[_Entry]:
+        return [entry for entry in self._heaps[tenant] if self._waiting.get(entry.task_id) is entry]
+
+    def _turn(self, tenant: str) -> tuple[int, int]:
+        """Sorts tenants with equal heads: the lowest is served next."""
+        return self.running[tenant], self._served.get(tenant, -1)
 
     def oldest_created_at(self) -> float | None:
         """When the longest-waiting task was created."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from cluster.task import Feed, Task
+from cluster.log_lines import LogTail
+from cluster.task import Feed, LogLines, Status, Task
 
 MAX_REMEMBERED = 20_000
 
 
 class ChangeFeed:
-    """The latest state of every recently changed task, ordered by change. One event loop only."""
+    """The latest state of every recently changed task, ordered by change, and log lines of those that run.
+
+    One event loop only.
+    """
 
     def __init__(self, epoch: int, *, max_remembered: int = MAX_REMEMBERED) -> None:
         self._epoch = epoch
@@ -19,6 +23,7 @@ class ChangeFeed:
         self._forgotten_seq = 0
         self._changed: OrderedDict[str, Task] = OrderedDict()
         self._max_remembered = max_remembered
+        self._tails: dict[str, LogTail] = {}
         self._followers: set[asyncio.Future[None]] = set()
 
     @property
@@ -32,9 +37,19 @@ class ChangeFeed:
         if len(self._changed) > self._max_remembered:
             _, oldest = self._changed.popitem(last=False)
             self._forgotten_seq = oldest.version
-        for follower in self._followers:
-            if not follower.done():
-                follower.set_result(None)
+        if task.status is not Status.RUNNING:
+            self._tails.pop(task.id, None)
+        self._wake()
+
+    def add_lines(self, task_id: str, news: LogLines) -> None:
+        """More of the log of a running task."""
+        self._tails.setdefault(task_id, LogTail()).add(news, self.next_version())
+        self._wake()
+
+    def log_tail(self, task_id: str) -> LogLines:
+        """The newest log lines of a running task; none for any other."""
+        tail = self._tails.get(task_id)
+        return LogLines() if tail is None else tail.since()
 
     def next_version(self) -> int:
         self._seq += 1
@@ -49,10 +64,11 @@ class ChangeFeed:
             return Feed(self._epoch, self._seq, [], is_reset=True)
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        if since >= self._seq and not await self._change_within(wait_s):
+        if since >= self._seq and not await self.change_within(wait_s):
             return Feed(self._epoch, self._seq, [])
         await asyncio.sleep(begun + coalesce_s - loop.time())
-        return Feed(self._epoch, self._seq, self._since(since))
+        logs = {task_id: tail.since(since) for task_id, tail in self._tails.items() if tail.version > since}
+        return Feed(self._epoch, self._seq, self._since(since), logs=logs)
 
     def _since(self, since: int) -> list[Task]:
         found = []
@@ -62,7 +78,13 @@ class ChangeFeed:
             found.append(task)
         return found[::-1]
 
-    async def _change_within(self, wait_s: float) -> bool:
+    def _wake(self) -> None:
+        for follower in self._followers:
+            if not follower.done():
+                follower.set_result(None)
+
+    async def change_within(self, wait_s: float) -> bool:
+        """Wait for the next change of any task; False when none came."""
         follower: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._followers.add(follower)
         try:

@@ -1,19 +1,34 @@
 """Tasks followed from memory: an ingress replica answers status reads without asking the registry.
 
 Wraps a registry (client) and follows its watch feed. What this process submitted or asked for is
-known at once; what others changed arrives with the feed. A miss, or a feed that broke off, asks.
+known at once; what others changed arrives with the feed. A miss, or a feed that broke off, asks. Who waits
+for a change of a task waits here, too: any number of waiters cost the registry nothing beyond the feed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
-from cluster.errors import ClusterError
-from cluster.task import Depth, Feed, Json, NewTask, Status, Submission, Task, TaskEvent, TaskPage, TaskQuery
+from cluster.errors import ClusterError, TaskNotFound
+from cluster.log_lines import LogTail
+from cluster.task import (
+    Depth,
+    Feed,
+    Json,
+    LogLines,
+    NewTask,
+    Status,
+    Submission,
+    Task,
+    TaskEvent,
+    TaskPage,
+    TaskQuery,
+    Waiting,
+)
 
 _WAIT_S = 10.0
 _PAUSE_S = 0.2
@@ -36,6 +51,8 @@ class FollowedRegistry(Protocol):
     async def redirect_callback(self, task_id: str, url: str, request_id: str) -> Task: ...
     async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task: ...
     async def watch(self, epoch: int, since: int, wait_s: float) -> Feed: ...
+    async def log_tail(self, task_id: str) -> LogLines: ...
+    async def waiting(self, task_id: str) -> Waiting | None: ...
     async def list(self, query: TaskQuery) -> TaskPage: ...
 
 
@@ -45,6 +62,8 @@ class TaskFollower:
     def __init__(self, registry: FollowedRegistry) -> None:
         self._registry = registry
         self._known: OrderedDict[str, Task] = OrderedDict()
+        self._tails: dict[str, LogTail] = {}
+        self._waiters: defaultdict[str, set[asyncio.Future[Task]]] = defaultdict(set)
         self._epoch = -1
         self._seq = 0
         self._is_live = False
@@ -71,6 +90,27 @@ class TaskFollower:
         task = await self._registry.get(task_id)
         self._learn(task)
         return task
+
+    async def changed(self, task: Task, wait_s: float) -> Task:
+        """The task once it differs from `task`, or as it stands after `wait_s`. Raises TaskNotFound."""
+        known = self._known.get(task.id) or await self.get(task.id)
+        if known == task:
+            known = await self._change(task.id, wait_s) or await self.get(task.id)
+        if known.is_deleted:
+            raise TaskNotFound(task.id)
+        return known
+
+    async def log_tail(self, task_id: str) -> LogLines:
+        """The newest log lines of a running task; asks only for one that ran before this process followed."""
+        if task_id not in self._tails:
+            lines = await self._registry.log_tail(task_id)
+            if not self._is_running(task_id):
+                return lines
+            self._tails.setdefault(task_id, LogTail(lines))
+        return self._tails[task_id].since()
+
+    async def waiting(self, task_id: str) -> Waiting | None:
+        return await self._registry.waiting(task_id)
 
     async def cancel(self, task_id: str) -> Task:
         task = await self._registry.cancel(task_id)
@@ -115,6 +155,11 @@ class TaskFollower:
             return
         self._known[task.id] = task
         self._known.move_to_end(task.id)
+        if task.status is not Status.RUNNING:
+            self._tails.pop(task.id, None)
+        for waiter in self._waiters.get(task.id, ()):
+            if not waiter.done():
+                waiter.set_result(task)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
@@ -133,8 +178,53 @@ class TaskFollower:
     async def _follow_once(self) -> None:
         feed = await self._registry.watch(self._epoch, self._seq, _WAIT_S)
         if feed.is_reset:
-            self._known.clear()
+            await self._start_over()
         self._epoch, self._seq = feed.epoch, feed.seq
+        for task_id, lines in feed.logs.items():
+            self._learn_lines(task_id, lines)
         for task in feed.tasks:
             self._learn(task)
         self._is_live = True
+
+    async def _start_over(self) -> None:
+        """Changes may have been missed: forget all, and ask how the tasks stand that somebody waits for."""
+        self._is_live = False
+        self._known.clear()
+        self._tails.clear()
+        await asyncio.gather(*(self._ask_again(task_id) for task_id in list(self._waiters)))
+
+    def _learn_lines(self, task_id: str, news: LogLines) -> None:
+        """Extend what is known; where lines are missing, the next reader asks for the whole tail."""
+        tail = self._tails.get(task_id)
+        if tail is not None and tail.joins(news):
+            tail.add(news)
+        elif news.first == 0:
+            self._tails[task_id] = LogTail(news)
+        else:
+            self._tails.pop(task_id, None)
+
+    def _is_running(self, task_id: str) -> bool:
+        known = self._known.get(task_id)
+        return known is not None and known.status is Status.RUNNING
+
+    async def _ask_again(self, task_id: str) -> None:
+        """Tell those who wait for a task how it stands."""
+        try:
+            self._learn(await self._registry.get(task_id))
+        except TaskNotFound as error:
+            for waiter in self._waiters.get(task_id, ()):
+                if not waiter.done():
+                    waiter.set_exception(error)
+
+    async def _change(self, task_id: str, wait_s: float) -> Task | None:
+        """The next state that is learned of the task; None when none was within `wait_s`."""
+        waiter: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        self._waiters[task_id].add(waiter)
+        try:
+            return await asyncio.wait_for(waiter, wait_s)
+        except TimeoutError:
+            return None
+        finally:
+            self._waiters[task_id].discard(waiter)
+            if not self._waiters[task_id]:
+                del self._waiters[task_id]

@@ -2,6 +2,7 @@
 
 files/{tenant}/{path}              what a caller uploaded under a path of their own
 catalog/{sha256}/{name}            an input file of the operator's job catalogue
+defaults/{tenant}/{dialect}.json   what a caller made the defaults of later tasks
 tasks/{id}/input/{name}            a file uploaded together with a task
 tasks/{id}/{fence}/{name}          what an attempt published
 tasks/{id}/partial/{name}          committed parts of unfinished work
@@ -54,6 +55,11 @@ def catalog_key(sha256: str, name: str) -> str:
     return f"catalog/{clean_name(sha256)}/{clean_name(name)}"
 
 
+def defaults_key(tenant: str, dialect: str) -> str:
+    """Where a tenant's defaults of later tasks lie: no caller's path can name it."""
+    return f"defaults/{clean_name(tenant)}/{clean_name(dialect)}.json"
+
+
 def task_prefix(task_id: str) -> str:
     if not is_task_id(task_id):
         raise InvalidKey(task_id)
@@ -72,9 +78,9 @@ def artifact_key(task_id: str, fence: str, name: str) -> str:
     return attempt_prefix(task_id, fence) + clean_path(name)
 
 
-def log_key(task_id: str, attempt: int) -> str:
+def log_key(task_id: str, fence: str) -> str:
     """Where an attempt's log lines are stored, when it has any."""
-    return artifact_key(task_id, attempt, "attempt.log")
+    return artifact_key(task_id, fence, "attempt.log")
 
 
 def partial_prefix(task_id: str) -> str:

@@ -334,7 +334,7 @@ class Waiting:
 class LogLines:
     """Consecutive lines of one attempt's log; `first` is the number of the first, from 0."""
 
-    attempt: int = 0
+    fence: str = ""
     first: int = 0
     lines: tuple[str, ...] = ()
 
@@ -346,7 +346,7 @@ class LogLines:
     def since(self, number: int) -> LogLines:
         """The lines from `number` on."""
         skipped = max(0, min(number, self.next) - self.first)
-        return LogLines(self.attempt, self.first + skipped, self.lines[skipped:])
+        return LogLines(self.fence, self.first + skipped, self.lines[skipped:])
 
 
 @dataclass(frozen=True, slots=True)

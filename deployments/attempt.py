@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster import keys
 from cluster.errors import ArtifactNotFound, ClusterError, StorageFailure, StorageFull
+from cluster.log_lines import as_file
 from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Failure, FailureCode, Json, Outcome, OutcomeKind, Progress, Task
 from deployments.attempt_logs import ATTEMPT_LOGS, AttemptLog
@@ -34,7 +35,6 @@ from models.errors import (
     TransientFailure,
 )
 
-LOG_NAME = "attempt.log"
 MAX_MESSAGE_CHARS = 4_000
 # How long an attempt may load, fetch or store without any progress after it should have ended. None of
 # that hears a cancel, and all of it ends by itself.
@@ -73,7 +73,7 @@ class RunningAttempt(RunContext):
         self.task_id = task.id
         self.device = device
         self.threads = threads
-        self.logger = self._log = AttemptLog()
+        self.logger = self.log = AttemptLog(task.fence)
         self.workspace = workspace
         self._storage = storage
         self._on_stage_s = on_stage_s
@@ -99,8 +99,8 @@ class RunningAttempt(RunContext):
         if stage != self._progress.stage and self._progress.stage:
             self.logger.info("stage: %s", stage)
         done, total = _number(done) or 0.0, _number(total)
-        eta_s = self._pace.eta_s(stage, done, total, time.monotonic())
-        self._progress = Progress(done, total, _text(unit), _text(stage), eta_s)
+        eta = self._pace.eta(stage, done, total, time.monotonic())
+        self._progress = Progress(done, total, _text(unit), _text(stage), *eta)
         self.check()
 
     def check(self) -> None:
@@ -140,7 +140,7 @@ class RunningAttempt(RunContext):
         """Do the work and publish it; every way to end becomes an Outcome. Never raises."""
         self._moved_s = time.monotonic()
         self._deadline_s = min(self._deadline_s, self._moved_s + self.task.run_timeout_s)
-        with ATTEMPT_LOGS.collecting(self._log):
+        with ATTEMPT_LOGS.collecting(self.log):
             outcome = self._ended(engines)
             self._moved_s = time.monotonic()
             self._store_log()
@@ -158,11 +158,22 @@ class RunningAttempt(RunContext):
         return self._timed_out()
 
     def settle(self, outcome: Outcome, *, is_accepted: bool) -> None:
-        """Remove what nobody needs any more: outputs that were refused, parts of a finished whole."""
-        if not is_accepted or outcome.kind is OutcomeKind.CANCELLED:
+        """Remove what nobody needs any more: outputs that were refused, parts of a finished whole.
+
+        The log of a cancelled attempt stays; that of one whose report was refused goes with its files.
+        """
+        if not is_accepted:
             self._storage.delete_prefix(keys.attempt_prefix(self.task_id, self.task.fence))
+        elif outcome.kind is OutcomeKind.CANCELLED:
+            self._delete_outputs()
         elif outcome.kind is OutcomeKind.SUCCEEDED and self._has_committed:
             self._storage.delete_prefix(keys.partial_prefix(self.task_id))
+
+    def _delete_outputs(self) -> None:
+        log_key = keys.log_key(self.task_id, self.task.fence)
+        for stored in list(self._storage.list(keys.attempt_prefix(self.task_id, self.task.fence))):
+            if stored.key != log_key:
+                self._storage.delete(stored.key)
 
     def _ended(self, engines: EngineRoom) -> Outcome:
         try:
@@ -272,11 +283,12 @@ class RunningAttempt(RunContext):
 
     def _store_log(self) -> None:
         """Keep the log beside the outputs; losing it must not cost the result."""
-        if not self._log.lines:
+        known = self.log.known()
+        if not known.lines:
             return
         try:
-            with self._storage.writer(keys.artifact_key(self.task_id, self.task.fence, LOG_NAME)) as writer:
-                writer.write("\n".join([*self._log.lines, ""]).encode(errors="replace"))
+            with self._storage.writer(keys.log_key(self.task_id, self.task.fence)) as writer:
+                writer.write(as_file(known))
                 writer.commit()
         except Exception as error:  # noqa: BLE001 - the attempt edge: the outcome is known and must be told
             self.logger.warning("the attempt's log was not stored: %s", error)

@@ -32,7 +32,7 @@ class QueuePolicy:
 
     def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
         try:
-            self._poll(time.monotonic())
+            self._poll(ctx.target_num_replicas, time.monotonic())
             return self._wish(ctx.target_num_replicas, time.monotonic()), {}
         except Exception:  # noqa: BLE001 - the loop edge: an error here stops every application's scaling
             self._registry = self._answer = None
@@ -44,7 +44,7 @@ class QueuePolicy:
         waiting, running = self._reading
         return -(-(waiting + running) // self._slots)
 
-    def _poll(self, now_s: float) -> None:
+    def _poll(self, target: int, now_s: float) -> None:
         """Take the answer of the last question if it is there, and ask again when it is time."""
         import ray
 
@@ -56,15 +56,16 @@ class QueuePolicy:
             if ready:
                 self._take(ray.get(answer)[0], now_s)
         elif now_s - self._asked_at_s >= POLL_S:
-            self._ask(ray, now_s)
+            self._ask(ray, target, now_s)
 
-    def _ask(self, ray: Any, now_s: float) -> None:
+    def _ask(self, ray: Any, target: int, now_s: float) -> None:
+        """Ask for the depths, and tell what Serve aims at: callers whose task waits for a replica see it."""
         from cluster.actors import NAME, NAMESPACE
 
         self._asked_at_s = now_s
         if self._registry is None:
             self._registry = ray.get_actor(NAME, NAMESPACE)
-        self._answer = self._registry.call_many.remote([("depths", ())])
+        self._answer = self._registry.call_many.remote([("depths", ()), ("expect", (self._service, target))])
 
     def _take(self, depths: Any, now_s: float) -> None:
         depth = depths.get(self._service)

@@ -160,7 +160,7 @@ def test_a_result_comes_back_as_plain_utf8_json(attempt: RunningAttempt) -> None
 def test_a_log_line_that_utf8_cannot_carry_is_stored_all_the_same(
     attempt: RunningAttempt, storage: ArtifactStore
 ) -> None:
-    attempt.logger.lines.append("no such file a\udcff.mp4")  # type: ignore[attr-defined]
+    attempt.log.append("no such file a\udcff.mp4")
     assert attempt.run(engines(lambda _: Result())).kind is OutcomeKind.SUCCEEDED
     assert content_of(storage, f"tasks/t/{TASK.fence}/attempt.log") == b"no such file a?.mp4\n"
 
@@ -176,7 +176,7 @@ def test_a_log_that_is_not_stored_costs_no_result(
         raise error
 
     monkeypatch.setattr(storage, "writer", writer)
-    attempt.logger.lines.append("a line")  # type: ignore[attr-defined]
+    attempt.log.append("a line")
     assert attempt.run(engines(lambda _: Result())).kind is OutcomeKind.SUCCEEDED
 
 

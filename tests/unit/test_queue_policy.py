@@ -18,7 +18,7 @@ class ManualPolicy(QueuePolicy):
         super().__init__("echo", **kwargs)
         self.trouble: Exception | None = None
 
-    def _poll(self, now_s: float) -> None:
+    def _poll(self, target: int, now_s: float) -> None:
         if self.trouble is not None:
             raise self.trouble
 
