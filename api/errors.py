@@ -43,8 +43,7 @@ from cluster.errors import (
     StorageFailure,
     TaskConflict,
     TaskNotFound,
-    UnsafeUrl,
-    UrlUnreachable,
+    UrlProblem,
 )
 from models.engine import InvalidInput, ModelNotReady, PermanentFailure, TransientFailure
 
@@ -171,8 +170,7 @@ ROWS: Mapping[type[Exception], Row] = {
     StorageFailure: Row(503, "STORAGE_FAILURE", lambda error, _: str(error), _retry_soon),
     ExpiredUrl: Row(403, "URL_EXPIRED", lambda *_: "the download URL has expired; ask for a new one"),
     BadSignature: Row(403, "FORBIDDEN", lambda *_: "the download token is not valid for this file"),
-    UnsafeUrl: Row(400, "INVALID_URL", lambda error, _: str(error)),
-    UrlUnreachable: Row(400, "INVALID_URL", lambda error, _: str(error)),
+    UrlProblem: Row(400, "INVALID_URL", lambda error, _: str(error)),
     InvalidInput: Row(400, "INVALID_PARAMS", lambda error, _: str(error)),
     PermanentFailure: Row(500, "INTERNAL_ERROR", lambda error, _: str(error)),
     TransientFailure: Row(503, "UNAVAILABLE", lambda error, _: str(error), _retry_soon),

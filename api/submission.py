@@ -18,12 +18,14 @@ from api.errors import BadRequest, error_list
 from api.input_files import InputFiles
 from api.readiness import Readiness
 from cluster import keys
-from cluster.errors import TaskConflict, TaskNotFound
+from cluster.errors import TaskConflict, TaskNotFound, UnsafeUrl, UrlUnreachable
 from cluster.task import Json, NewTask, Submission, fingerprint_of
+from cluster.urls import UrlGuard, is_web_url
 from models.engine import InputFile, InvalidInput, ModelSpec, file_fields
 from models.media import MediaInfo
 
 MAX_KEY_CHARS = 255
+MAX_CALLBACK_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +44,19 @@ class Draft:
     facts: Json = field(default_factory=dict)
     shows_probe: bool = False
     is_fresh_id: bool = False
+    callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Inputs that passed: where each file lies, and what it contains."""
+    """Inputs that passed: where each file lies, and what it contains.
+
+    A file behind a URL is in neither; its attempt downloads it and makes up for the checks left out.
+    """
 
     files: dict[str, str]
     probes: dict[str, MediaInfo]
+    urls: list[str] = field(default_factory=list)
 
 
 class Submitter:
@@ -60,8 +67,13 @@ class Submitter:
         self._catalog = context.catalog
         self._readiness = readiness
         settings = context.settings
+        self._urls = UrlGuard(settings.callback_networks)
         self._input_files = InputFiles(
-            context.registry, context.storage, settings.bucket, settings.max_pixels
+            context.registry,
+            context.storage,
+            self._urls,
+            settings.bucket,
+            settings.max_pixels,
         )
         self._file_fields = {name: file_fields(model.inputs) for name, model in self._catalog.items()}
 
@@ -73,6 +85,22 @@ class Submitter:
             text = f"不支持的任务: {name[:200]}。支持的任务: {supported}"
             raise BadRequest(text, details={"supported_tasks": sorted(self._listed())})
         return model
+
+    async def callback_url(self, url: str | None) -> str | None:
+        """A caller's callback URL, once it is judged; raises BadRequest."""
+        if url is None:
+            return None
+        if not url.isprintable() or " " in url or len(url) > MAX_CALLBACK_CHARS:
+            raise _malformed_callback(f"a URL has at most {MAX_CALLBACK_CHARS} characters and no spaces")
+        try:
+            self._urls.check_form(url)
+        except UnsafeUrl as error:
+            raise _malformed_callback(str(error)) from error
+        try:
+            await self._urls.judge(url)
+        except (UnsafeUrl, UrlUnreachable) as error:
+            raise BadRequest(f"callback: {error}", details={"field": "callback"}) from error
+        return url
 
     async def submit(self, draft: Draft) -> Submission:
         """Record the draft as a task, or find the one it already made.
@@ -87,17 +115,17 @@ class Submitter:
             checked = Checked({}, {})
             _judge(model, inputs, checked)
         else:
-            existing = await self._existing(draft)
+            existing = await self._existing(draft, inputs)
             if existing is not None:
                 return existing
             checked = await self._check_files(model, inputs, draft)
         await self._readiness.engine(model)
-        return await self._registry.submit(_new_task(model, draft, checked))
+        return await self._registry.submit(_new_task(model, draft, checked, inputs))
 
     def _listed(self) -> list[str]:
         return [name for name, model in self._catalog.items() if model.is_listed and model.engines]
 
-    async def _existing(self, draft: Draft) -> Submission | None:
+    async def _existing(self, draft: Draft, inputs: BaseModel) -> Submission | None:
         """The task a caller-chosen id already names: its files may be gone, and need not be there."""
         if draft.task_id is None or draft.is_fresh_id:
             return None
@@ -105,8 +133,10 @@ class Submitter:
             task = await self._registry.get(draft.task_id)
         except TaskNotFound:
             return None
-        if task.tenant != draft.tenant or task.fingerprint != fingerprint_of(draft.name, draft.inputs):
+        if task.tenant != draft.tenant or task.fingerprint != fingerprint_of(draft.name, compared(inputs)):
             raise TaskConflict(draft.task_id)
+        if draft.callback_url is not None:
+            task = await self._registry.redirect_callback(task.id, draft.callback_url, uuid.uuid4().hex)
         return Submission(task, created=False)
 
     async def _check_files(self, model: ModelSpec, inputs: BaseModel, draft: Draft) -> Checked:
@@ -115,17 +145,26 @@ class Submitter:
             value = getattr(inputs, name)
             if value is not None:
                 await self._check_file(name, mark, value, draft, checked)
-        _judge(model, inputs, checked)
+        if not checked.urls:
+            _judge(model, inputs, checked)
         return checked
 
     async def _check_file(
         self, name: str, mark: InputFile, value: str, draft: Draft, checked: Checked
     ) -> None:
+        if name not in draft.files and is_web_url(value):
+            await self._input_files.judge_url(name, value)
+            checked.urls.append(name)
+            return
         key = draft.files.get(name) or await self._input_files.key_of(name, value, draft.tenant)
         info = await self._input_files.probe(name, key, mark, value)
         checked.files[name] = key
         if info is not None:
             checked.probes[name] = info
+
+
+def _malformed_callback(reason: str) -> BadRequest:
+    return BadRequest("无效的callback URL格式", details={"field": "callback", "reason": reason})
 
 
 def validated(model: type[BaseModel], inputs: Any) -> BaseModel:
@@ -135,6 +174,11 @@ def validated(model: type[BaseModel], inputs: Any) -> BaseModel:
     except ValidationError as error:
         problems = error_list(error.errors(include_context=False))
         raise BadRequest(_problem_text(problems), details=problems) from error
+
+
+def compared(inputs: BaseModel) -> Json:
+    """What makes two requests the same: an input left out equals its default written down."""
+    return inputs.model_dump(mode="json")
 
 
 def idempotency_key(text: str | None, tenant: str) -> str | None:
@@ -167,7 +211,7 @@ def _judge(model: ModelSpec, inputs: BaseModel, checked: Checked) -> None:
         raise BadRequest(text, details={"field": error.field}) from error
 
 
-def _new_task(model: ModelSpec, draft: Draft, checked: Checked) -> NewTask:
+def _new_task(model: ModelSpec, draft: Draft, checked: Checked, inputs: BaseModel) -> NewTask:
     has_fresh_id = draft.task_id is None or draft.is_fresh_id
     probes = {name: probe_facts(info) for name, info in checked.probes.items()}
     return NewTask(
@@ -175,6 +219,7 @@ def _new_task(model: ModelSpec, draft: Draft, checked: Checked) -> NewTask:
         name=model.name,
         service=model.service,
         inputs=draft.inputs,
+        compared=compared(inputs),
         files=checked.files,
         facts={**draft.facts, "probes": probes} if draft.shows_probe else draft.facts,
         tenant=draft.tenant,
@@ -185,6 +230,8 @@ def _new_task(model: ModelSpec, draft: Draft, checked: Checked) -> NewTask:
         idempotency_key=draft.idempotency_key,
         dedupe_key=draft.dedupe_key,
         is_fresh_id=has_fresh_id,
+        callback_url=draft.callback_url,
+        callback_request_id=uuid.uuid4().hex if draft.callback_url else "",
     )
 
 

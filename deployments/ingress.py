@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from api.app import create_app
+from api.callbacks import CallbackSender
 from api.context import ApiContext
 from api.edge import Edge
 from api.results import url_maker
@@ -22,6 +23,8 @@ from cluster.follower import TaskFollower
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.task import Task
+from cluster.urls import UrlGuard
+from cluster.webhooks import Signer
 from deployments.system import RaySystemProbe
 from models.catalog import CATALOG
 
@@ -39,7 +42,8 @@ class Ingress:
     def __init__(self, settings: Settings, services: Mapping[str, DeploymentHandle]) -> None:
         self._settings = settings
         self._services = services
-        self._registry = TaskFollower(RegistryClient(find_registry))
+        registry = RegistryClient(find_registry)
+        self._registry = TaskFollower(registry)
         context = ApiContext(
             settings=settings,
             registry=self._registry,
@@ -51,9 +55,13 @@ class Ingress:
         self._app = create_app(context, is_named=True)  # Serve names every answer
         self._edge: Edge = self._app.state.edge
         self._url_of = url_maker(context.storage, settings, settings.public_url or _local_url(settings))
+        self._callbacks = CallbackSender(
+            registry, UrlGuard(settings.callback_networks), Signer(settings.callback_secret), self._url_of
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         self._registry.start()
+        self._callbacks.start()
         return self._app
 
     async def submit(
@@ -63,6 +71,7 @@ class Ingress:
         task_id: str | None = None,
         priority: int = 0,
         tenant: str = HANDLE_TENANT,
+        callback: str | None = None,
     ) -> dict[str, Any]:
         """Record a task; durable when this returns. `tenant`: whose task it is for HTTP callers."""
         draft = Draft(
@@ -72,6 +81,7 @@ class Ingress:
             dialect=HANDLE_DIALECT,
             task_id=task_id,
             priority=priority,
+            callback_url=await self._edge.submitter.callback_url(callback),
         )
         return submission_view(await self._edge.submitter.submit(draft), self._url_of)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -80,7 +79,8 @@ async def create_task(request: Request) -> Response:
     body = parse(CreateTask, await read_json(request))
     if not body.task_name:
         raise BadRequest("task_name不能为空", details={"field": "task_name"})
-    _refuse_callback(body.callback)
+    submitter = edge_of(request).submitter
+    callback_url = await submitter.callback_url(body.callback)
     if body.input_data is None:
         raise BadRequest("缺少必需参数: input_data", details={"field": "input_data"})
     tenant = caller(request).tenant
@@ -93,9 +93,9 @@ async def create_task(request: Request) -> Response:
         task_id=None if body.task_id is None else check_task_id(body.task_id, RESERVED_IDS),
         idempotency_key=key if body.task_id is None else None,
         priority=body.priority,
+        callback_url=callback_url,
     )
-    edge = edge_of(request)
-    return Json(submission_view(await edge.submitter.submit(draft), edge.url_of(request)))
+    return Json(submission_view(await submitter.submit(draft), edge_of(request).url_of(request)))
 
 
 @router.get(
@@ -195,6 +195,7 @@ async def retry_task(request: Request, task_id: str) -> Response:
         priority=task.priority,
         files={name: key for name, key in task.files.items() if name not in overrides},
         is_fresh_id=True,
+        callback_url=task.callback_url,
     )
     new = (await edge.submitter.submit(draft)).task
     return Json(receipt(new.id, TASKS.words[Status.QUEUED], RETRIED.format(id=task.id)))
@@ -216,22 +217,3 @@ async def cancel_task(request: Request, task_id: str) -> Response:
 def _retry_id(task_id: str) -> str:
     suffix = f"-retry-{secrets.token_hex(4)}"
     return task_id[: MAX_ID_CHARS - len(suffix)] + suffix
-
-
-def _refuse_callback(callback: str | None) -> None:
-    if callback is None:
-        return
-    if not _is_http_url(callback):
-        raise BadRequest("无效的callback URL格式", details={"field": "callback"})
-    text = "callbacks are not available on this server version: leave callback out and poll the task's status"
-    raise BadRequest(text, code="CALLBACK_UNAVAILABLE", details={"field": "callback"})
-
-
-def _is_http_url(text: str) -> bool:
-    if any(ord(char) <= 32 or ord(char) == 127 for char in text):
-        return False
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.dialects import TASKS
+from api.dialects import TASKS, iso_time_z
 from api.results import UrlOf, file_list, with_urls
 from cluster.task import FailureCode, Status, Submission, Task
 
@@ -31,7 +31,7 @@ class CreateTask(BaseModel):
     task_id: str | None = Field(
         None, description="1-128 of A-Z a-z 0-9 . _ -; made by the server when absent"
     )
-    callback: str | None = Field(None, description="http(s) URL; not available on this server version")
+    callback: str | None = Field(None, description="http(s) URL that is told when the task ends")
     input_data: dict[str, Any] | None = Field(None, description="The inputs of the task, by its schema")
     priority: int = Field(0, ge=-10, le=10, description="Higher runs first")
 
@@ -117,7 +117,7 @@ def status_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
         **_outcome(task, url_of),
         "created_at": TASKS.time(task.created_at),
         "updated_at": TASKS.time(task.updated_at),
-        "callback_status": None,
+        "callback_status": task.deliveries[-1].status if task.deliveries else None,
     }
 
 
@@ -129,6 +129,13 @@ def result_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
         "execution_info": _execution(task),
         "timing": timing,
     }
+
+
+def callback_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
+    """What a callback tells of an ended task; `timestamp` is when it ended."""
+    outcome = {"result": None, "minio_files": []} | _outcome(task, url_of)
+    ended_at = task.updated_at if task.finished_at is None else task.finished_at
+    return {"task_id": task.id, "status": TASKS.word(task), **outcome, "timestamp": iso_time_z(ended_at)}
 
 
 def receipt(task_id: str, status: str, message: str) -> dict[str, Any]:
