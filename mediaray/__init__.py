@@ -1,5 +1,6 @@
-"""The client of a mediaray server: `Client`, the values it returns, and the errors it raises."""
+"""The clients of a mediaray server, the values they return, and the errors they raise."""
 
+from mediaray.async_client import AsyncClient
 from mediaray.client import Client
 from mediaray.errors import (
     ApiError,
@@ -10,18 +11,28 @@ from mediaray.errors import (
     TaskFailed,
     WaitTimeout,
 )
-from mediaray.values import ModelView, Progress, RemoteFile, TaskView, Transfer
+from mediaray.events import LogLines, ProgressChange, StatusChange, TaskEnd, TaskEvent
+from mediaray.values import Delivery, DeliveryTry, Log, ModelView, Progress, RemoteFile, TaskView, Transfer
 
 __all__ = [
     "ApiError",
+    "AsyncClient",
     "ChecksumMismatch",
     "Client",
+    "Delivery",
+    "DeliveryTry",
+    "Log",
+    "LogLines",
     "MediarayError",
     "ModelView",
     "Progress",
+    "ProgressChange",
     "RemoteFile",
     "ServerUnavailable",
+    "StatusChange",
     "TaskCancelled",
+    "TaskEnd",
+    "TaskEvent",
     "TaskFailed",
     "TaskView",
     "Transfer",

@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 
 from mediaray import display, keys_command
 from mediaray.arguments import parse_inputs
-from mediaray.client import DEFAULT_URL, Client
+from mediaray.calls import DEFAULT_URL
+from mediaray.client import Client
 from mediaray.errors import (
     ApiError,
     MediarayError,

@@ -6,16 +6,17 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import httpx
 
 from mediaray.errors import ChecksumMismatch
-from mediaray.transport import Patience, raise_for_error, translated, with_retries
+from mediaray.steps import CHUNK_BYTES, Flow, Request, next_chunk, open_stream, work
+from mediaray.transport import Patience, raise_for_error, with_retries
 from mediaray.values import Transfer, TransferCallback
 
-CHUNK_BYTES = 1024 * 1024
 _SHA256_ETAG = re.compile(r'"([0-9a-f]{64})"')
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -32,15 +33,24 @@ def name_in_url(url: str) -> str:
     return PurePosixPath(unquote(httpx.URL(url).path)).name
 
 
-def read_chunks(path: Path, on_progress: TransferCallback | None) -> Iterator[bytes]:
-    """A file's bytes in chunks of CHUNK_BYTES; progress is told as they are taken."""
-    total_bytes, done_bytes = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-            done_bytes += len(chunk)
-            if on_progress:
-                on_progress(Transfer(path.name, done_bytes, total_bytes))
+class FileBody:
+    """A local file as the body of a request; progress is told as its chunks are taken."""
+
+    def __init__(self, path: Path, on_progress: TransferCallback | None) -> None:
+        self._path = path
+        self._on_progress = on_progress
+        self._total_bytes = path.stat().st_size
+        self._done_bytes = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def sent(self, chunk: bytes) -> None:
+        self._done_bytes += len(chunk)
+        if self._on_progress:
+            self._on_progress(Transfer(self._path.name, self._done_bytes, self._total_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +78,13 @@ class Download:
     then the whole can be checked. Not safe for two threads on one target.
     """
 
-    def __init__(
-        self, http: httpx.Client, url: str, headers: dict[str, str], on_progress: TransferCallback | None
-    ) -> None:
-        self._http = http
+    def __init__(self, url: str, headers: dict[str, str], on_progress: TransferCallback | None) -> None:
         self._url = url
         self._headers = {**headers, "accept-encoding": "identity"}
         self._on_progress = on_progress
         self._etag = ""
 
-    def to(self, target: Path, retry_s: float) -> Path:
+    def to(self, target: Path, retry_s: float) -> Flow[Path]:
         """Fetch, check, and rename into place. Raises ApiError, ServerUnavailable, ChecksumMismatch.
 
         Gives up after `retry_s` without a new byte.
@@ -86,35 +93,32 @@ class Download:
         part_path = target.with_name(target.name + ".part")
         had_leftover = part_path.exists()
         try:
-            self._fetch(part_path, target.name, Patience(retry_s))
+            yield from self._fetch(part_path, target.name, Patience(retry_s))
         except ChecksumMismatch:
             if not had_leftover:
                 raise
-            self._fetch(part_path, target.name, Patience(retry_s))  # the leftover was of another file
+            # The leftover was of another file.
+            yield from self._fetch(part_path, target.name, Patience(retry_s))
         part_path.replace(target)
         return target
 
-    def _fetch(self, part_path: Path, name: str, patience: Patience) -> None:
-        def attempt() -> str | None:
+    def _fetch(self, part_path: Path, name: str, patience: Patience) -> Flow[None]:
+        def attempt() -> Flow[str | None]:
             try:
-                return self._fetch_rest(part_path, name, patience)
+                return (yield from self._fetch_rest(part_path, name, patience))
             except _StartOver:
-                return self._fetch_rest(part_path, name, patience)
+                return (yield from self._fetch_rest(part_path, name, patience))
 
-        expected = with_retries(attempt, patience)
+        expected = yield from with_retries(attempt, patience)
         if expected:
-            self._check(part_path, expected)
+            yield from work(partial(self._check, part_path, expected))
 
-    def _fetch_rest(self, part_path: Path, name: str, patience: Patience) -> str | None:
+    def _fetch_rest(self, part_path: Path, name: str, patience: Patience) -> Flow[str | None]:
         """One exchange that appends what is missing; returns the announced sha256, if any."""
         have_bytes = part_path.stat().st_size if part_path.exists() else 0
-        request = self._http.build_request("GET", self._url, headers=self._range_headers(have_bytes))
-        with translated(self._url):
-            response = self._http.send(request, stream=True)
-            try:
-                return self._store(response, part_path, name, patience)
-            finally:
-                response.close()
+        request = Request("GET", self._url, self._url, headers=self._range_headers(have_bytes))
+        response = yield from open_stream(request)
+        return (yield from self._store(response, part_path, name, patience))
 
     def _range_headers(self, have_bytes: int) -> dict[str, str]:
         if not have_bytes:
@@ -122,14 +126,16 @@ class Download:
         condition = {"if-range": self._etag} if self._etag else {}
         return {**self._headers, "range": f"bytes={have_bytes}-", **condition}
 
-    def _store(self, response: httpx.Response, part_path: Path, name: str, patience: Patience) -> str | None:
+    def _store(
+        self, response: httpx.Response, part_path: Path, name: str, patience: Patience
+    ) -> Flow[str | None]:
         body = self._body_of(response, part_path)
         self._etag = body.etag
         done_bytes = body.start_byte
         with part_path.open("r+b" if done_bytes else "wb") as file:
             file.seek(done_bytes)
-            for chunk in response.iter_raw(CHUNK_BYTES):
-                file.write(chunk)
+            while chunk := (yield from next_chunk()):
+                yield from work(partial(file.write, chunk))
                 done_bytes += len(chunk)
                 patience.renew()
                 if self._on_progress:
@@ -138,8 +144,7 @@ class Download:
 
     def _body_of(self, response: httpx.Response, part_path: Path) -> _Body:
         """Judges the answer's head. Raises ApiError, or _StartOver when a leftover must go."""
-        if response.status_code >= 400 and response.status_code != 416:
-            response.read()
+        if response.status_code != 416:
             raise_for_error(response)
         body = _body(response)
         can_prove = bool(self._etag or body.sha256)

@@ -1,7 +1,8 @@
-"""One HTTP exchange with patience: restarts and overload of the server are ridden out."""
+"""Exchanges with patience, as flows: restarts and overload of the server are ridden out."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import httpx
 
 from mediaray.errors import ApiError, ServerUnavailable
+from mediaray.steps import Flow, Pause
 
 T = TypeVar("T")
 
@@ -30,32 +32,33 @@ def delays_s(first_s: float, longest_s: float) -> Iterator[float]:
 
 
 class Patience:
-    """How long to go on trying; `renew` when something got through."""
+    """How long to go on trying; `renew` when something got through. Never beyond `until` (time.monotonic)."""
 
-    def __init__(self, retry_s: float) -> None:
+    def __init__(self, retry_s: float, until: float = math.inf) -> None:
         self._retry_s = retry_s
+        self._until = until
         self.renew()
 
     def renew(self) -> None:
-        self._give_up_at = time.monotonic() + self._retry_s
+        self._give_up_at = min(time.monotonic() + self._retry_s, self._until)
 
     def allows(self, pause_s: float) -> bool:
         return time.monotonic() + pause_s <= self._give_up_at
 
 
-def with_retries(attempt: Callable[[], T], patience: Patience, *, repeatable: bool = True) -> T:
-    """The value of `attempt`, tried again while the server is away and `patience` lasts.
+def with_retries(attempt: Callable[[], Flow[T]], patience: Patience, *, repeatable: bool = True) -> Flow[T]:
+    """The value of the flow `attempt`, tried again while the server is away and `patience` lasts.
 
     `repeatable` false: only what certainly had no effect is tried again. Raises the last error.
     """
     for delay_s in delays_s(FIRST_DELAY_S, LONGEST_DELAY_S):
         try:
-            return attempt()
+            return (yield from attempt())
         except (ApiError, ServerUnavailable) as error:
             pause_s = max(delay_s, _retry_after_s(error))
             if not _may_repeat(error, repeatable) or not patience.allows(pause_s):
                 raise
-        time.sleep(pause_s)
+        yield Pause(pause_s)
     raise AssertionError("delays_s never ends")
 
 
@@ -71,10 +74,10 @@ def _retry_after_s(error: ApiError | ServerUnavailable) -> float:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turns httpx's errors into ServerUnavailable; `url` says which server did not answer."""
+    """Turns httpx's errors and time limits into ServerUnavailable; `url` says which server did not answer."""
     try:
         yield
-    except httpx.RequestError as error:
+    except (httpx.RequestError, TimeoutError) as error:
         connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         reason = str(error) or type(error).__name__
         raise ServerUnavailable(url, reason, may_have_arrived=connected) from error

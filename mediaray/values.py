@@ -15,7 +15,10 @@ FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a task is. `total`, `fraction` (0..1) and `eta_s` are None where the server cannot know."""
+    """How far a task is. `total`, `fraction` (0..1) and the estimates are None where the server cannot know.
+
+    The rest takes between `eta_low_s` and `eta_high_s`; `eta_s` is one number for it.
+    """
 
     status: str
     stage: str = ""
@@ -24,6 +27,8 @@ class Progress:
     unit: str = ""
     fraction: float | None = None
     eta_s: float | None = None
+    eta_low_s: float | None = None
+    eta_high_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class TaskView:
     """A task as the server last showed it.
 
     `status` is pending, running, completed, failed or cancelled; times are the server's texts, UTC.
+    `name` is the task's name, such as ffmpeg.extract_audio; `waiting` tells why it does not run yet.
     `inputs`, `execution` and `timing` are only told by `Client.result`.
     """
 
@@ -70,6 +76,8 @@ class TaskView:
     inputs: Json | None = None
     execution: Json | None = None
     timing: Json | None = None
+    name: str = ""
+    waiting: Json | None = None
 
     @property
     def is_final(self) -> bool:
@@ -85,6 +93,41 @@ class ModelView:
     engine: str
     is_ready: bool
     missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Lines that a task wrote; `first` is the number of the first one, from 0."""
+
+    lines: tuple[str, ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryTry:
+    """One try to deliver a callback; `status_code` is None where no answer came, and `error` says why."""
+
+    at: str
+    status_code: int | None
+    error: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A callback that a task owes, or owed, to one URL; `number` counts from 1 within the task.
+
+    `status` is pending, sent or failed; `next_try_at` is empty when none is due; `tries` are the last
+    ones of `num_tries`.
+    """
+
+    number: int
+    url: str
+    status: str
+    created_at: str
+    next_try_at: str
+    num_tries: int
+    tries: tuple[DeliveryTry, ...]
 
 
 def remote_file(answer: Mapping[str, Any]) -> RemoteFile:
@@ -104,17 +147,19 @@ def task_view(answer: Mapping[str, Any]) -> TaskView:
         message=str(answer.get("message") or ""),
         result=answer.get("result"),
         files=tuple(remote_file(item) for item in answer.get("minio_files") or ()),
-        progress=_progress(status, answer.get("progress") or {}),
+        progress=progress_view(status, answer.get("progress") or {}),
         created_at=str(answer.get("created_at") or ""),
         updated_at=str(answer.get("updated_at") or ""),
         callback_status=answer.get("callback_status"),
         inputs=params.get("input_data"),
         execution=answer.get("execution_info"),
         timing=answer.get("timing"),
+        name=str(answer.get("task_name") or ""),
+        waiting=answer.get("waiting"),
     )
 
 
-def _progress(status: str, answer: Mapping[str, Any]) -> Progress:
+def progress_view(status: str, answer: Mapping[str, Any]) -> Progress:
     return Progress(
         status=status,
         stage=str(answer.get("stage") or ""),
@@ -122,8 +167,16 @@ def _progress(status: str, answer: Mapping[str, Any]) -> Progress:
         total=answer.get("total"),
         unit=str(answer.get("unit") or ""),
         fraction=answer.get("fraction"),
-        eta_s=answer.get("eta_s"),
+        **_eta(answer.get("eta_s")),
     )
+
+
+def _eta(answer: Any) -> dict[str, float | None]:
+    """Of an interval its ends and its middle; of a single number that number."""
+    if not isinstance(answer, Mapping):
+        return {"eta_s": answer}
+    low_s, high_s = float(answer["low"]), float(answer["high"])
+    return {"eta_s": (low_s + high_s) / 2, "eta_low_s": low_s, "eta_high_s": high_s}
 
 
 def model_view(answer: Mapping[str, Any]) -> ModelView:
@@ -134,4 +187,29 @@ def model_view(answer: Mapping[str, Any]) -> ModelView:
         engine=str(answer.get("engine") or ""),
         is_ready=bool(answer.get("ready")),
         missing=(missing,) if isinstance(missing, str) else tuple(str(item) for item in missing),
+    )
+
+
+def log_view(answer: Mapping[str, Any]) -> Log:
+    return Log(tuple(str(line) for line in answer["lines"]), int(answer.get("first") or 0))
+
+
+def delivery_view(answer: Mapping[str, Any]) -> Delivery:
+    return Delivery(
+        number=int(answer["number"]),
+        url=str(answer["url"]),
+        status=str(answer["status"]),
+        created_at=str(answer.get("created_at") or ""),
+        next_try_at=str(answer.get("next_try_at") or ""),
+        num_tries=int(answer.get("num_tries") or 0),
+        tries=tuple(_delivery_try(item) for item in answer.get("tries") or ()),
+    )
+
+
+def _delivery_try(answer: Mapping[str, Any]) -> DeliveryTry:
+    return DeliveryTry(
+        at=str(answer.get("at") or ""),
+        status_code=answer.get("status_code"),
+        error=str(answer.get("error") or ""),
+        duration_s=float(answer.get("duration_s") or 0.0),
     )
