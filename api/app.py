@@ -11,12 +11,12 @@ from starlette.responses import Response
 from api import middleware
 from api.access import Access, access_of
 from api.context import ApiContext
-from api.dialects import CREATION, FLASHVSR, INDEXED, TASKS, Dialect
+from api.dialects import CREATION, FLASHVSR, HALLO2, INDEXED, TASKS, Dialect
 from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
 from api.rate_limits import RateGate
-from api.routes import creation, deliveries, files, flashvsr, indexed, root, system, tasks
+from api.routes import creation, deliveries, files, flashvsr, hallo2, indexed, root, system, tasks
 
 TITLE = "mediaray"
 DESCRIPTION = (
@@ -33,6 +33,7 @@ ON_ROOT: tuple[tuple[APIRouter, bool], ...] = (
     (flashvsr.router, False),
     (creation.router, False),
     (indexed.router, False),
+    (hallo2.router, False),
 )
 """What the root serves, in the order of matching: the hot routes, the shared paths, then each dialect's own.
 
@@ -46,6 +47,7 @@ BELOW_PREFIX: tuple[tuple[Dialect, APIRouter, bool], ...] = (
     (FLASHVSR, flashvsr.router, True),
     (CREATION, creation.router, True),
     (INDEXED, indexed.router, True),
+    (HALLO2, hallo2.router, True),
 )
 """What each dialect serves alone and exactly, below its own prefix."""
 

@@ -34,6 +34,14 @@ async def read_optional_json(request: Request) -> Any:
     return await read_json(request) if await request.body() else {}
 
 
+RANGE_ERRORS = frozenset({"greater_than_equal", "less_than_equal", "finite_number"})
+
+
+def is_out_of_range(problems: list[dict[str, Any]]) -> bool:
+    """Whether everything in a list of problems is a number beyond its limits, and nothing of a wrong type."""
+    return all(problem["type"] in RANGE_ERRORS for problem in problems)
+
+
 def parse(model: type[Model], value: Any, where: str = "body") -> Model:
     """`value` as a `model`; raises Unprocessable with FastAPI's list."""
     try:

@@ -139,6 +139,7 @@ HALLO2 = Dialect(
     words=words("queued", "processing", "completed", "failed", "failed"),
     not_found="Task {id} not found",
     cancelled="cancelled",
+    too_large="File too large: at most {gib:.1f} GB",
     format_time=iso_time_z,
     error_body=coded_error,
     uploads=(("POST", "/api/v1/inference/hallo2"),),

@@ -22,13 +22,17 @@ from cluster.task import Task
 
 @dataclass(frozen=True)
 class Edge:
-    """`signer` verifies download tokens; None where the store's own URLs carry the permission (S3)."""
+    """`signer` verifies download tokens; None where the store's own URLs carry the permission (S3).
+
+    `started_at` is when this process began to serve, in seconds since the epoch.
+    """
 
     context: ApiContext
     readiness: Readiness
     submitter: Submitter
     signer: DownloadSigner | None
     jobs: JobCatalog
+    started_at: float
 
     def url_of(self, request: Request) -> UrlOf:
         settings = self.context.settings
@@ -41,7 +45,7 @@ def build_edge(context: ApiContext) -> Edge:
     storage = context.storage
     signer = storage.signer if isinstance(storage, LocalArtifactStore) else None
     jobs = load_jobs(context.settings.catalog, context.catalog)
-    return Edge(context, readiness, Submitter(context, readiness), signer, jobs)
+    return Edge(context, readiness, Submitter(context, readiness), signer, jobs, context.now())
 
 
 def edge_of(request: Request) -> Edge:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from api.bodies import is_out_of_range
 from api.callers import caller
 from api.dialects import FLASHVSR
 from api.edge import Edge, edge_of
@@ -24,7 +25,6 @@ from cluster.task import Json, Task
 TASK_NAME = "flashvsr.upscale_video"
 EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".ts", ".m2ts", ".mts", ".m4s", ".mpg", ".mpeg", ".webm")
 VIDEO = "video_path"
-_RANGE_ERRORS = frozenset({"greater_than_equal", "less_than_equal", "finite_number"})
 
 
 async def create(request: Request) -> Task:
@@ -86,8 +86,7 @@ def parameters_of(fields: Fields) -> TaskParameters:
         return TaskParameters.model_validate(known)
     except ValidationError as error:
         problems = error_list(error.errors(include_context=False), "body")
-        is_range = all(problem["type"] in _RANGE_ERRORS for problem in problems)
-        raise (BadRequest if is_range else Unprocessable)(problems) from error
+        raise (BadRequest if is_out_of_range(problems) else Unprocessable)(problems) from error
 
 
 def _check(fields: Fields) -> None:

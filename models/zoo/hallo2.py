@@ -13,6 +13,12 @@ from models.engine import InputFile, MediaKind, ModelSpec
 
 MAX_SEED = 2**63 - 1
 
+GuidanceScale = Annotated[
+    float,
+    Field(ge=1, le=20, allow_inf_nan=False, description="How strictly the face follows the sound; 1: not."),
+]
+InferenceSteps = Annotated[int, Field(ge=1, le=200, description="Denoising steps of each clip of 16 frames.")]
+
 
 class AnimateInputs(BaseModel):
     """Whom to animate, with which sound, and how carefully."""
@@ -28,10 +34,8 @@ class AnimateInputs(BaseModel):
     use_cache: bool = Field(
         True, description="Reuse what an earlier task computed from the same portrait and sound."
     )
-    guidance_scale: float = Field(
-        3.5, ge=1, le=20, allow_inf_nan=False, description="How strictly the face follows the sound; 1: not."
-    )
-    inference_steps: int = Field(40, ge=1, le=200, description="Denoising steps of each clip of 16 frames.")
+    guidance_scale: GuidanceScale = 3.5
+    inference_steps: InferenceSteps = 40
     seed: int = Field(42, ge=0, le=MAX_SEED, description="Noise seed; the same seed gives the same video.")
 
 
