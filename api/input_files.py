@@ -1,49 +1,40 @@
 """From what a caller names as an input file to a storage key whose content has been looked at.
 
 An input is an object key as uploaded, an artifact key of one of the caller's own tasks, or either with
-`s3://bucket/` or `minio://bucket/` of our bucket in front. Never a path on this machine.
+`s3://bucket/` or `minio://bucket/` of our bucket in front; or an http(s) URL, which is judged here and
+downloaded by the attempt. Never a path on this machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 
 import anyio
 from anyio import to_thread
 
 from api.context import Registry
-from api.errors import BadRequest
+from api.errors import BadRequest, WrongContent
 from cluster import keys
-from cluster.errors import ArtifactNotFound, InvalidKey, TaskNotFound
+from cluster.errors import ArtifactNotFound, InvalidKey, TaskNotFound, UrlProblem
 from cluster.storage import ArtifactStore
-from models import media
+from cluster.urls import UrlGuard
 from models.engine import InputFile, InvalidInput, MediaKind
+from models.input_files import looked_at
 from models.media import MediaInfo
 
 MAX_PROBES = 4  # decoders at work at once: each may hold a few frames
 _BUCKET_SCHEMES = frozenset({"s3", "minio"})
-_URL_SCHEMES = frozenset({"http", "https"})
-
-_NEEDS: Mapping[MediaKind, tuple[tuple[str, Callable[[MediaInfo], bool]], ...]] = {
-    MediaKind.VIDEO: (("a video stream", lambda info: info.video is not None and not info.is_image),),
-    MediaKind.AUDIO: (("an audio stream", lambda info: info.audio is not None),),
-    MediaKind.AUDIO_OF_VIDEO: (
-        ("a video stream", lambda info: info.video is not None and not info.is_image),
-        ("an audio stream", lambda info: info.audio is not None),
-    ),
-    MediaKind.IMAGE: (("a still image", lambda info: info.is_image),),
-    MediaKind.FILE: (),
-}
-"""What each kind of input must contain, in words and as a test."""
 
 
 class InputFiles:
     """Resolves and probes the file inputs of one server."""
 
-    def __init__(self, registry: Registry, storage: ArtifactStore, bucket: str, max_pixels: int) -> None:
+    def __init__(
+        self, registry: Registry, storage: ArtifactStore, guard: UrlGuard, bucket: str, max_pixels: int
+    ) -> None:
         self._registry = registry
         self._storage = storage
+        self._guard = guard
         self._bucket = bucket
         self._max_pixels = max_pixels
         self._probes = anyio.CapacityLimiter(MAX_PROBES)
@@ -62,6 +53,14 @@ class InputFiles:
         except TaskNotFound as error:
             raise _not_there(field, value) from error
 
+    async def judge_url(self, field: str, url: str) -> None:
+        """Raises BadRequest naming the field for a URL that no attempt would download."""
+        try:
+            await self._guard.judge(url)
+        except UrlProblem as error:
+            text = f"{field}: {error}. Or upload the file: POST /v1/files/upload, then pass its file_path"
+            raise BadRequest(text, code="INVALID_URL", details={"field": field}) from error
+
     async def probe(self, field: str, key: str, kind: InputFile, shown: str) -> MediaInfo | None:
         """What the object contains; None for a kind that is any file. Raises BadRequest."""
         look = partial(self._look, field, key, kind.kind)
@@ -74,15 +73,12 @@ class InputFiles:
         scheme, has_scheme, rest = value.partition("://")
         if not has_scheme:
             return value
-        if scheme.lower() in _URL_SCHEMES:
-            raise BadRequest(
-                f"{field}: URL inputs are not enabled on this server; upload the file with POST"
-                " /v1/files/upload and pass the file_path of its answer",
-                details={"field": field},
-            )
         bucket, _, path = rest.partition("/")
         if scheme.lower() not in _BUCKET_SCHEMES or bucket != self._bucket:
-            text = f"{field}: only objects of s3://{self._bucket}/ can be read, not {value[:200]!r}"
+            text = (
+                f"{field}: an object key, s3://{self._bucket}/key or an http(s) URL can be read, not"
+                f" {value[:200]!r}"
+            )
             raise BadRequest(text, details={"field": field})
         return path
 
@@ -97,30 +93,11 @@ class InputFiles:
         return path
 
     def _look(self, field: str, key: str, kind: MediaKind) -> MediaInfo | None:
-        stored = self._storage.stat(key)
-        if stored.size_bytes == 0:
-            raise BadRequest(f"{field}: the file has zero bytes", details={"field": field})
-        if kind is MediaKind.FILE:
-            return None
-        try:
-            with self._storage.open(key) as source:
-                info = media.probe(source)
-        except InvalidInput as error:
-            raise BadRequest(f"{field}: {error}", details={"field": field}) from error
-        self._require(field, kind, info)
-        return info
-
-    def _require(self, field: str, kind: MediaKind, info: MediaInfo) -> None:
-        for words, is_met in _NEEDS[kind]:
-            if not is_met(info):
-                raise BadRequest(
-                    f"{field}: the file has no {words.partition(' ')[2]}", details={"field": field}
-                )
-        video = info.video
-        if video is not None and video.width_px * video.height_px > self._max_pixels:
-            size = f"{video.width_px}x{video.height_px}"
-            text = f"{field}: {size} pixels are more than the {self._max_pixels} accepted"
-            raise BadRequest(text, details={"field": field})
+        with self._storage.open(key) as source:
+            try:
+                return looked_at(field, kind, source, self._max_pixels)
+            except InvalidInput as error:
+                raise WrongContent(str(error), details={"field": field}) from error
 
 
 def _upload_key(path: str, tenant: str) -> str:

@@ -17,10 +17,11 @@
     │   └── StorageFull       its disk is full
     ├── ExpiredUrl            a signed download URL after its time; ask for a new one
     ├── BadSignature          a download token that was not signed here for this key
-    ├── UnsafeUrl             a caller's URL that is malformed or leads to where it must not
-    ├── UrlUnreachable        its server cannot be reached, or fails for what may be a passing reason
-    ├── UrlNotFound           its server has no such file, or not for us
-    └── UrlNotUsable          its server answers what cannot be taken: too large, another kind of answer
+    └── UrlProblem            a URL that a caller named
+        ├── UnsafeUrl         malformed, or leads to where it must not
+        ├── UrlUnreachable    its server cannot be reached, or fails for what may be a passing reason
+        ├── UrlNotFound       its server has no such file, or not for us
+        └── UrlNotUsable      its server answers what cannot be taken: too large, no file at all
 
 Every class takes only picklable positional arguments, because they cross process borders.
 """
@@ -143,17 +144,21 @@ class BadSignature(ClusterError):
         self.key = key
 
 
-class UnsafeUrl(ClusterError):
-    """Malformed, or leads to an address that is not public; the message is for the caller."""
+class UrlProblem(ClusterError):
+    """Root of what is wrong with a caller's URL; messages are for the caller and name its host at most."""
 
 
-class UrlUnreachable(ClusterError):
+class UnsafeUrl(UrlProblem):
+    """Malformed, or leads to an address that is not public."""
+
+
+class UrlUnreachable(UrlProblem):
     """No name, no connection, no answer in time, or 5xx; trying again may help."""
 
 
-class UrlNotFound(ClusterError):
+class UrlNotFound(UrlProblem):
     """The URL's server has no such file, or not for us."""
 
 
-class UrlNotUsable(ClusterError):
+class UrlNotUsable(UrlProblem):
     """The URL's server answers what cannot be taken: too large, or no file at all."""

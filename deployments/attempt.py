@@ -16,15 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from cluster import keys
-from cluster.errors import ArtifactNotFound, ClusterError, StorageFailure, StorageFull
+from cluster.errors import (
+    ArtifactNotFound,
+    ClusterError,
+    StorageFailure,
+    StorageFull,
+    UnsafeUrl,
+    UrlNotFound,
+    UrlNotUsable,
+    UrlUnreachable,
+)
 from cluster.log_lines import as_file
-from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Failure, FailureCode, Json, Outcome, OutcomeKind, Progress, Task
+from deployments.attempt_inputs import FileAccess, InputFetch
 from deployments.attempt_logs import ATTEMPT_LOGS, AttemptLog
 from deployments.engines import EngineRoom, LoadedEngine
 from deployments.pace import Pace
 from deployments.results import replaced_paths
-from models.engine import ModelSpec, Result, RunContext, file_fields
+from models.engine import Result, RunContext
 from models.errors import (
     Cancelled,
     InvalidInput,
@@ -50,6 +59,10 @@ FAILURES: tuple[tuple[type[BaseException], FailureCode, bool], ...] = (
     (ArtifactNotFound, FailureCode.FILE_NOT_FOUND, False),
     (StorageFull, FailureCode.INTERNAL_ERROR, False),
     (StorageFailure, FailureCode.INTERNAL_ERROR, True),
+    (UrlNotFound, FailureCode.FILE_NOT_FOUND, False),
+    (UrlNotUsable, FailureCode.INVALID_PARAMS, False),
+    (UnsafeUrl, FailureCode.INVALID_PARAMS, False),
+    (UrlUnreachable, FailureCode.INTERNAL_ERROR, True),
     (MemoryError, FailureCode.INTERNAL_ERROR, True),
 )
 
@@ -63,7 +76,7 @@ class RunningAttempt(RunContext):
         self,
         task: Task,
         workspace: Path,
-        storage: ArtifactStore,
+        files: FileAccess,
         *,
         device: str,
         threads: int,
@@ -75,7 +88,8 @@ class RunningAttempt(RunContext):
         self.threads = threads
         self.logger = self.log = AttemptLog(task.fence)
         self.workspace = workspace
-        self._storage = storage
+        self._files = files
+        self._storage = files.storage
         self._on_stage_s = on_stage_s
         self._deadline_s = math.inf  # an attempt that waits for its thread does not age
         self._moved_s = math.inf
@@ -188,7 +202,10 @@ class RunningAttempt(RunContext):
     def _run(self, engines: EngineRoom) -> Outcome:
         self.check()
         loaded = engines.get(self.task.name)
-        inputs = loaded.model.inputs.model_validate(self.task.inputs | self._fetched(loaded.model))
+        with self._stage("fetch"):
+            inputs = InputFetch(self._files, self.workspace / "input", self, self._move).inputs_of(
+                self.task, loaded.model
+            )
         self.check()
         with self._stage("run"), self._in_engine():
             result = loaded.engine.run(inputs, self)
@@ -196,20 +213,8 @@ class RunningAttempt(RunContext):
         values = self._public(result, loaded) | {"engine": loaded.spec.label}
         return self._outcome(OutcomeKind.SUCCEEDED, artifacts=self._publish(), result=values)
 
-    def _fetched(self, model: ModelSpec) -> Json:
-        """Local paths of the file inputs, with the names that callers gave them."""
-        if not self.task.files:
-            return {}
-        with self._stage("fetch"):
-            fields = file_fields(model.inputs).keys() & self.task.files.keys()
-            return {field: str(self._fetch(field, self.task.files[field])) for field in fields}
-
-    def _fetch(self, field: str, key: str) -> Path:
-        path = self._folder("input") / field / Path(key).name
-        path.parent.mkdir()
-        self._storage.fetch(key, path)
+    def _move(self) -> None:
         self._moved_s = time.monotonic()
-        return path
 
     def _publish(self) -> tuple[Artifact, ...]:
         if "output_dir" not in self.__dict__:

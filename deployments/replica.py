@@ -21,7 +21,10 @@ from cluster.client import RegistryClient
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.task import Outcome, Task
+from cluster.url_downloads import UrlDownloads
+from cluster.urls import UrlGuard
 from deployments.attempt import RunningAttempt
+from deployments.attempt_inputs import FileAccess
 from deployments.attempt_logs import ATTEMPT_LOGS
 from deployments.direct_call import run_directly
 from deployments.engines import EngineRoom
@@ -53,7 +56,7 @@ class ModelReplica:
         ATTEMPT_LOGS.install()
         self._plan = plan
         self._metrics = StageMetrics(plan.service)
-        self._storage = open_store(settings)
+        self._files = FileAccess(open_store(settings), _downloads(settings), settings.max_pixels)
         self._workspaces = Workspaces(settings.workspace_path, worker)
         self._engines = EngineRoom(
             [model for model in MODELS if model.service == plan.service],
@@ -105,7 +108,7 @@ class ModelReplica:
         attempt = RunningAttempt(
             task,
             self._workspaces.path(f"{task.id}-{task.fence}"),
-            self._storage,
+            self._files,
             device=self._plan.device,
             threads=self._plan.threads,
             on_stage_s=self._metrics.observe,
@@ -115,3 +118,12 @@ class ModelReplica:
     def _run(self, attempt: RunningAttempt) -> Outcome:
         with self._workspaces.removed_after(attempt.workspace):
             return attempt.run(self._engines)
+
+
+def _downloads(settings: Settings) -> UrlDownloads:
+    """Input URLs within the operator's bounds."""
+    return UrlDownloads(
+        UrlGuard(settings.callback_networks),
+        max_bytes=settings.input_url_max_bytes or settings.max_upload_bytes,
+        timeout_s=settings.input_url_timeout_s,
+    )

@@ -136,7 +136,7 @@ def input_arguments(path: Path) -> tuple[str, ...]:
 def open_media(source: Path | BinaryIO) -> Any:
     """An open PyAV input container, to be closed by the caller. Raises InvalidInput."""
     name = _name_of(source)
-    if _size_bytes(source) == 0:
+    if size_bytes(source) == 0:
         raise InvalidInput(f"{name} has zero bytes")
     options = {
         "format_whitelist": _FORMAT_WHITELIST,
@@ -169,7 +169,7 @@ def probe(source: Path | BinaryIO) -> MediaInfo:
         return MediaInfo(
             container=container.format.name,
             duration_s=0.0 if is_image else _container_duration_s(container),
-            size_bytes=_size_bytes(source),
+            size_bytes=size_bytes(source),
             bit_rate=container.bit_rate or None,
             video=_video_facts(video, video_frame, is_image=is_image) if video_frame else None,
             audio=_audio_facts(audio, audio_frame) if audio_frame else None,
@@ -223,6 +223,16 @@ def frame_rate(stream: Any) -> Fraction:
     """Average frames per second of a PyAV video stream; 25 where the container has no times."""
     rate = stream.average_rate or stream.guessed_rate
     return Fraction(rate) if rate else Fraction(25)
+
+
+def size_bytes(source: Path | BinaryIO) -> int:
+    """How long a file is; an open one stays where it stands."""
+    if isinstance(source, Path):
+        return source.stat().st_size
+    position = source.tell()
+    size = source.seek(0, 2)
+    source.seek(position)
+    return size
 
 
 def _first_frames(container: Any, streams: list[Any]) -> dict[int, Any]:
@@ -304,15 +314,6 @@ def _name_of(source: Path | BinaryIO) -> str:
         return source.name
     name = getattr(source, "name", None)
     return Path(name).name if isinstance(name, str) else "the upload"
-
-
-def _size_bytes(source: Path | BinaryIO) -> int:
-    if isinstance(source, Path):
-        return source.stat().st_size
-    position = source.tell()
-    size = source.seek(0, 2)
-    source.seek(position)
-    return size
 
 
 def _refusal(source: Path | BinaryIO, name: str, error: Exception) -> str:

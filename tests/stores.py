@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 from cluster.storage import ArtifactStore, Stored
+from cluster.url_downloads import UrlDownloads
+from cluster.urls import UrlGuard
+from deployments.attempt_inputs import FileAccess
 
 REPOSITORY = Path(__file__).parents[1]
 SAMPLES = REPOSITORY / "samples"
 BUCKET = "artifacts"
 SECRET = "very-secret-access-key"
 FAR_AHEAD_S = 10**6
+MAX_DOWNLOAD_BYTES = 32 * 1024**2
+
+
+def file_access(store: ArtifactStore, guard: UrlGuard | None = None) -> FileAccess:
+    """What an attempt may use: the store, and URLs of 127.0.0.1 or of what `guard` lets through."""
+    guard = guard or UrlGuard([ip_network("127.0.0.0/8")])
+    return FileAccess(store, UrlDownloads(guard, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=60), 8192**2)
 
 
 def put(store: ArtifactStore, key: str, content: bytes) -> Stored:

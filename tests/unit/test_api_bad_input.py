@@ -130,6 +130,7 @@ HOSTILE_PATHS = [
     "s3://mediaray/../x",
     "s3://mediaray",
     "file:///etc/passwd",
+    "ftp://example.com/x.mp4",
     "gopher://x/y",
 ]
 
@@ -143,11 +144,23 @@ async def test_hostile_object_keys(server, path):
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("url", ["http://127.0.0.1/x.mp4", "HTTPS://example.com/x.mp4"])
-async def test_url_inputs_are_not_enabled(server, url):
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is not a public address"),
+        ("http://localhost:8000/x.mp4", "localhost is not a public address"),
+        ("HTTP://[::ffff:10.0.0.1]/x.mp4", "::ffff:10.0.0.1 is not a public address"),
+        ("http://2130706433/x.mp4", "2130706433 is not a public address"),
+        ("https://user:secret@example.com/x.mp4", "must not carry a user name or password"),
+        ("https://", "with a plain host name"),
+    ],
+    ids=["metadata", "localhost", "mapped", "decimal", "userinfo", "no host"],
+)
+async def test_a_url_that_no_attempt_would_open_is_refused(server, url, reason):
     answer = await server.submit(VIDEO_TASK, {"video_path": url})
     assert answer.status_code == 400
-    assert "URL inputs are not enabled" in answer.json()["detail"]
+    assert answer.json()["detail"].startswith("video_path: ")
+    assert reason in answer.json()["detail"]
     assert "/v1/files/upload" in answer.json()["detail"]
 
 

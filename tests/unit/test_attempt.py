@@ -31,7 +31,7 @@ from models.engine import (
     Result,
     RunContext,
 )
-from tests.stores import content_of, keys_below
+from tests.stores import content_of, file_access, keys_below
 
 Run = Callable[[RunContext], Result]
 
@@ -92,7 +92,7 @@ def storage(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def attempt(storage: ArtifactStore, tmp_path: Path) -> RunningAttempt:
-    return RunningAttempt(TASK, tmp_path / "work", storage, device="cpu", threads=1)
+    return RunningAttempt(TASK, tmp_path / "work", file_access(storage), device="cpu", threads=1)
 
 
 @pytest.fixture
@@ -266,7 +266,8 @@ def test_an_engine_that_does_not_load_fails_its_task_and_is_tried_again(
     room._models["toy.run"] = replace(model, engines=(spec,))
 
     def outcome() -> Any:
-        return RunningAttempt(TASK, tmp_path / "work", storage, device="cpu", threads=1).run(room)
+        attempt = RunningAttempt(TASK, tmp_path / "work", file_access(storage), device="cpu", threads=1)
+        return attempt.run(room)
 
     message = "the engine toy-engine does not load: RuntimeError: broken zip archive"
     assert outcome().failure.message == message

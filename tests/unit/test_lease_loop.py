@@ -30,7 +30,7 @@ from deployments import lease_loop as module
 from deployments.attempt import RunningAttempt
 from deployments.lease_loop import LeaseLoop, LeaseTerms
 from models.errors import Cancelled
-from tests.stores import keys_below, put
+from tests.stores import file_access, keys_below, put
 from tests.unit.test_attempt import TASK, engines
 
 Key = tuple[str, str]
@@ -100,7 +100,7 @@ class Workshop:
     def begin(self, task: Task) -> tuple[RunningAttempt, asyncio.Future[Outcome]]:
         key = (task.id, task.fence)
         folder = self._folder / f"{task.id}-{task.fence}"
-        self.attempts[key] = RunningAttempt(task, folder, self._storage, device="cpu", threads=1)
+        self.attempts[key] = RunningAttempt(task, folder, file_access(self._storage), device="cpu", threads=1)
         self.ended[key] = asyncio.get_running_loop().create_future()
         self.begun.put_nowait(key)
         return self.attempts[key], self.ended[key]
