@@ -27,7 +27,7 @@ class TaskFailed(MediarayError):
     """The task ended without a result. `code` is one of the server's failure codes."""
 
     def __init__(self, task_id: str, code: str, message: str) -> None:
-        super().__init__(f"task {task_id} failed: {message} [{code}]")
+        super().__init__(f"task {task_id} failed: {message}" + (f" [{code}]" if code else ""))
         self.task_id = task_id
         self.code = code
         self.message = message

@@ -21,6 +21,8 @@ AWAY = frozenset({429, 502, 503, 504})
 """Statuses that say: not now."""
 NOT_TAKEN = frozenset({429, 503})
 """Those of them that promise that the request had no effect."""
+LASTING = frozenset({"MODEL_NOT_READY"})
+"""Codes of a refusal that waiting does not mend."""
 
 
 def delays_s(first_s: float, longest_s: float) -> Iterator[float]:
@@ -64,7 +66,7 @@ def with_retries(attempt: Callable[[], Flow[T]], patience: Patience, *, repeatab
 
 def _may_repeat(error: ApiError | ServerUnavailable, repeatable: bool) -> bool:
     if isinstance(error, ApiError):
-        return error.status in (AWAY if repeatable else NOT_TAKEN)
+        return error.status in (AWAY if repeatable else NOT_TAKEN) and error.code not in LASTING
     return repeatable or not error.may_have_arrived
 
 
