@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cluster.webhooks import parse_secrets
+from cluster.webhooks import check_secrets
 
 MIB = 1024**2
 GIB = 1024**3
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     @field_validator("callback_secret")
     @classmethod
     def _check_secret(cls, text: str) -> str:
-        parse_secrets(text)
+        check_secrets(text)
         return text
 
     @model_validator(mode="after")
