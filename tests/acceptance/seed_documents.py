@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -15,22 +15,26 @@ FOLDER = Path(__file__).parents[1] / "seeds"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block. `line` is its opening fence's, counted from 1; `text` carries no indentation of a list."""
+    """One fenced block. `line` is its opening fence's, from 1; `text` has no indentation of a list."""
 
     seed: int
     line: int
     language: str
     heading: str
     text: str
+    number: int = 0
 
     @property
     def place(self) -> str:
-        """Such as seed2:L95."""
-        return f"seed{self.seed}:L{self.line}"
+        """Such as seed2:L95, or seed2:L204:1 for a part of it."""
+        return f"seed{self.seed}:L{self.line}" + (f":{self.number}" if self.number else "")
 
     @property
     def id(self) -> str:
         return f"{self.place}:{self.language or 'plain'}"
+
+    def part(self, number: int, language: str, text: str) -> Block:
+        return replace(self, number=number, language=language, text=text)
 
 
 def blocks() -> list[Block]:

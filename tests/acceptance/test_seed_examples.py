@@ -1,0 +1,172 @@
+"""Every fenced example of the five contract documents, extracted from them and run against a real server.
+
+Only hosts, file names and ids of an earlier step are replaced. Examples that call the server run twice: with
+all dialects together on the root, and with their own alone below its prefix. What an example submits must
+complete; a model without an engine must be refused as documented, and which those are is asked of the server.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.seed_answers import ANSWERS, BODIES, FREE_TEXT, REQUESTS
+from tests.acceptance.seed_browser import IMAGE_LOADS, VIDEO_PLAYS, page_in
+from tests.acceptance.seed_documents import FOLDER, Block, blocks, count_of_fences
+from tests.acceptance.seed_programs import PARTS, PROGRAMS, runnable
+from tests.acceptance.seed_scene import PREFIXES, Ran, Scene, listening, program, scene_in
+from tests.acceptance.seed_shapes import differences, documented
+from tests.server import free_port
+
+ALL = blocks()
+RUNNABLE = [part for block in ALL for part in runnable(block)]
+BY_PLACE = {block.place: block for block in ALL}
+HTML, CALLBACK_HEADERS, FLASK = "seed0:L147", "seed4:L586", "seed4:L636"
+
+on_the_root_and_alone = pytest.mark.parametrize("is_alone", [False, True], ids=["root", "alone"])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene_in(tmp_path_factory.mktemp("seeds")) as scene:
+        yield scene
+
+
+def at(places: object) -> pytest.MarkDecorator:
+    """One test for each of these places, in the order of the documents."""
+    found = [block for block in ALL if block.place in places]  # type: ignore[operator]
+    return pytest.mark.parametrize("block", found, ids=lambda block: block.id)
+
+
+def base_of(block: Block, *, is_alone: bool) -> str:
+    return PREFIXES[block.seed] if is_alone else ""
+
+
+def test_every_block_is_in_exactly_one_table() -> None:
+    tables = (PROGRAMS, PARTS, ANSWERS, REQUESTS, BODIES, FREE_TEXT, (HTML, CALLBACK_HEADERS, FLASK))
+    listed = Counter(place for table in tables for place in table if place.count(":") == 1)
+    assert listed == Counter(block.place for block in ALL)
+
+
+def test_no_fence_is_missed() -> None:
+    paths = sorted(FOLDER.glob("[0-9]-*.md"))
+    counts = Counter(block.seed for block in ALL)
+    assert [counts[number] for number in range(5)] == [count_of_fences(path) for path in paths]
+    assert len(ALL) > 80
+
+
+@on_the_root_and_alone
+@pytest.mark.parametrize("block", RUNNABLE, ids=lambda block: block.id)
+def test_program(scene: Scene, block: Block, is_alone: bool) -> None:
+    example = PROGRAMS[block.place]
+    refusal = scene.refusal(example.model) if example.model else None
+    ran = run(scene, block, scene.filled(block, base_of(block, is_alone=is_alone), example.values(scene)))
+    if refusal is None:
+        example.check(scene, ran)
+    else:
+        assert example.refused is not None
+        example.refused(ran, refusal)
+
+
+@at(ANSWERS)
+def test_answer(scene: Scene, block: Block) -> None:
+    shown = ANSWERS[block.place]
+    text = block.text
+    for theirs, ours in (shown.values or {}).items():
+        text = text.replace(theirs, ours)
+    answer = shown.ask(scene)
+    assert answer.status_code == shown.status, answer.text
+    if shown.fits is not None:
+        assert not list(shown.fits(documented(text), answer.json()))
+    else:
+        assert not list(differences(documented(text), answer.json(), shown.free))
+
+
+@on_the_root_and_alone
+@at(REQUESTS)
+def test_request(scene: Scene, block: Block, is_alone: bool) -> None:
+    sent = REQUESTS[block.place]
+    sent.needs(scene)
+    line, *headers = scene.filled(block, "", sent.values(scene)).splitlines()
+    method, path = line.split()
+    answer = scene.call(method, base_of(block, is_alone=is_alone) + path, **sent.body(scene))
+    assert answer.status_code == 200, answer.text
+    for header in headers:
+        name, _, value = header.partition(": ")
+        assert answer.request.headers[name].startswith(value)
+
+
+@on_the_root_and_alone
+@at(BODIES)
+def test_body(scene: Scene, block: Block, is_alone: bool) -> None:
+    path, sent = BODIES[block.place]
+    sent.needs(scene)
+    answer = scene.call("POST", base_of(block, is_alone=is_alone) + path, json=documented(block.text))
+    assert answer.status_code == 200, answer.text
+
+
+@on_the_root_and_alone
+def test_html(scene: Scene, is_alone: bool) -> None:
+    """seed0:L147: the picture has pixels and the film plays, in a page of another origin."""
+    browser = program("chromium", "chromium-browser", "google-chrome")
+    block = BY_PLACE[HTML]
+    film = scene.get(f"/indexed/api/task/{scene.indexed(2)}/result").json()["files"]
+    image = scene.get(f"/indexed/api/task/{scene.indexed(1)}/result").json()["files"]
+    names = {
+        "{task_id}/file/result.jpg": f"{scene.indexed(1)}/file/{first(image, 'image')}",
+        "{task_id}/file/output.mp4": f"{scene.indexed(2)}/file/{first(film, 'video')}",
+    }
+    html = scene.filled(block, base_of(block, is_alone=is_alone), names)
+    with page_in(browser) as page:
+        page.set_content(html)
+        width, height = page.eval_on_selector("img", IMAGE_LOADS)
+        played = page.eval_on_selector("video", VIDEO_PLAYS)
+    assert (width > 0, height > 0) == (True, True)
+    assert (played["readyState"] >= 2, played["currentTime"] > 0, played["width"] > 0) == (True,) * 3, played
+
+
+def test_callback_headers(scene: Scene) -> None:
+    """seed4:L586: the block lists headers, with a remark."""
+    lines = [line.partition("#")[0].strip() for line in BY_PLACE[CALLBACK_HEADERS].text.splitlines()]
+    headers = scene.called_back()[1].headers
+    assert {line: headers[line.partition(":")[0].lower()] for line in lines} == {
+        line: line.partition(": ")[2] for line in lines
+    }
+
+
+def test_flask_receiver(scene: Scene) -> None:
+    """seed4:L636: the document's own receiver, on a free port, is told of a task."""
+    port = free_port()
+    script = scene.folder / "receiver.py"
+    script.write_text(BY_PLACE[FLASK].text.replace("port=5000", f"port={port}"))
+    with listening([sys.executable, "-u"], script, port) as printed:
+        task_id = scene.extracted("told-flask", callback=f"http://127.0.0.1:{port}/api/task-callback")
+        status = scene.reached(f"/v1/tasks/{task_id}/status", "completed")
+        scene.callback_sent(task_id)
+        text = printed.read_text()
+    assert f"任务 {task_id} completed\n" in text
+    assert f"'audio_path': '{status['result']['audio_path']}'" in text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_interactive_documents_of_seed_2(scene: Scene, path: str) -> None:
+    answer = scene.get(path)
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/html")
+
+
+def run(scene: Scene, block: Block, text: str) -> Ran:
+    if block.language == "bash":
+        program("curl")
+        program("jq")
+        return scene.run([program("bash")], ".sh", text)
+    if block.language == "python":
+        return scene.run([sys.executable, "-u"], ".py", text)
+    assert block.language == "javascript"
+    return scene.run([program("node")], ".mjs", text)
+
+
+def first(files: list[dict[str, str]], kind: str) -> str:
+    return next(file["filename"] for file in files if file["type"] == kind)
