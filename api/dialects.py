@@ -165,7 +165,12 @@ TASKS = Dialect(
     error_body=enveloped_error,
     uploads=(("POST", "/v1/files/upload"), ("PUT", "/v1/files")),
     creates=("POST /v1/tasks", "POST /v1/tasks/{id}/retry"),
-    reads=("GET /v1/tasks/{id}/status", "GET /v1/tasks/{id}/result"),
+    reads=(
+        "GET /v1/tasks/{id}",
+        "GET /v1/tasks/{id}/status",
+        "GET /v1/tasks/{id}/result",
+        "GET /v1/tasks/{id}/events",
+    ),
 )
 
 DIALECTS: tuple[Dialect, ...] = (INDEXED, FLASHVSR, HALLO2, CREATION, TASKS)

@@ -105,9 +105,10 @@ def slash_form(scope: Scope) -> bool:
     return bool(scope.get("mediaray.slash"))
 
 
-OPEN_PATHS = frozenset(
-    {"/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1/tasks/health", "/api/v1/health"}
+_HEALTH_PATHS = frozenset(
+    {"/health", "/healthz", "/readyz", "/api/health", "/api/v1/health", "/v1/tasks/health"}
 )
+OPEN_PATHS = _HEALTH_PATHS | {"/", "/docs", "/redoc", "/openapi.json"}
 
 
 class KeyGate:
