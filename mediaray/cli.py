@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +27,9 @@ from mediaray.errors import (
     TaskFailed,
     WaitTimeout,
 )
+from mediaray.events import TaskEnd, TaskEvent
 from mediaray.values import TaskView, TransferCallback
+from mediaray.watching import settled
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 RETRY_S = 3.0
@@ -86,6 +90,7 @@ def connect(
 
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
+WithLogs = Annotated[bool, typer.Option("--logs", help="Wait, and show what the task logs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -123,7 +128,9 @@ def submit(  # noqa: PLR0913, PLR0917 - each parameter is an option on the comma
     inputs: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", show_default=False)] = None,
     task_id: Annotated[str | None, typer.Option("--id", help="Choose the task's id.")] = None,
     priority: Annotated[int, typer.Option(help="Higher runs earlier.")] = 0,
+    callback: Annotated[str | None, typer.Option(metavar="URL", help="Called when the task ends.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show a bar until the task is final.")] = False,
+    with_logs: WithLogs = False,
     download_to: Annotated[
         Path | None, typer.Option("--download", metavar="DIR", help="Wait, then fetch the outputs.")
     ] = None,
@@ -141,10 +148,10 @@ def submit(  # noqa: PLR0913, PLR0917 - each parameter is an option on the comma
     client: Client = context.obj
     with display.transfer_bars() as show:
         values = {name: _uploaded(client, value, show) for name, value in values.items()}
-    view = client.submit(task_name, values, task_id=task_id, priority=priority)
+    view = client.submit(task_name, values, task_id=task_id, priority=priority, callback=callback)
     display.out.print(view.id, markup=False)
-    if wait or download_to:
-        view = _watch(client, view.id)
+    if wait or with_logs or download_to:
+        view = _watch(client, view.id, with_logs)
     if download_to:
         _download(client, view, download_to)
 
@@ -165,18 +172,61 @@ def status(context: typer.Context, task_id: TaskId, as_json: AsJson = False) -> 
 
 
 @app.command()
-def watch(context: typer.Context, task_id: TaskId) -> None:
+def watch(context: typer.Context, task_id: TaskId, with_logs: WithLogs = False) -> None:
     """Show a live bar until the task is final. Exit code: 0 completed, 1 failed or cancelled, 2 usage."""
-    display.print_task(_watch(context.obj, task_id))
+    display.print_task(_watch(context.obj, task_id, with_logs))
 
 
-def _watch(client: Client, task_id: str) -> TaskView:
+def _watch(client: Client, task_id: str, with_logs: bool) -> TaskView:
     try:
-        with display.task_bar(task_id) as show:
-            return client.wait(task_id, on_progress=show)
+        with display.task_bar(task_id, with_logs) as show, closing(client.events(task_id)) as events:
+            view = _last_view(events, show)
     except KeyboardInterrupt:
         display.complain("no longer watching; the task goes on", f"mediaray watch {task_id}")
         raise typer.Exit(INTERRUPTED) from None
+    return settled(view)
+
+
+def _last_view(events: Iterable[TaskEvent], show: Callable[[TaskEvent], None]) -> TaskView:
+    for event in events:
+        show(event)
+        if isinstance(event, TaskEnd):
+            return event.view
+    raise AssertionError("events end with a TaskEnd")
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    task_id: TaskId,
+    tail: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the newest N lines.")] = None,
+) -> None:
+    """Print the lines that the task wrote; `watch --logs` follows them."""
+    for line in context.obj.logs(task_id, tail).lines:
+        display.out.print(line, markup=False)
+
+
+@app.command("list")
+def list_tasks(
+    context: typer.Context,
+    status: Annotated[str | None, typer.Option(help="Such as pending or failed.")] = None,
+    task_name: Annotated[str | None, typer.Option("--task", metavar="NAME", help="Only this task.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+) -> None:
+    """List your tasks, newest first."""
+    display.print_tasks(context.obj.list(status=status, task_name=task_name, limit=limit))
+
+
+@app.command()
+def deliveries(
+    context: typer.Context,
+    task_id: TaskId,
+    replay: Annotated[int | None, typer.Option(metavar="N", help="First send delivery N again.")] = None,
+) -> None:
+    """List the callbacks of a task and how they went."""
+    if replay is not None:
+        context.obj.replay_delivery(task_id, replay)
+    display.print_deliveries(context.obj.deliveries(task_id))
 
 
 @app.command()

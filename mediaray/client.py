@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,7 +100,7 @@ class Client:
         """
         return self._driver.run(self._calls.retry(task_id, inputs))
 
-    def events(self, task_id: str) -> Iterator[TaskEvent]:
+    def events(self, task_id: str) -> Generator[TaskEvent, None, None]:
         """What happens to a task, as it happens: first how it stands, last a TaskEnd.
 
         Reconnects without repeating events, and rides out server restarts of up to five minutes. A
@@ -132,7 +132,7 @@ class Client:
         task_name: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
-    ) -> Iterator[TaskView]:
+    ) -> Generator[TaskView, None, None]:
         """The caller's tasks, newest first, fetched page by page; `limit` is for all pages together.
 
         `status` and `task_name` choose; `cursor` is where an earlier list ended, in the server's words.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich import progress as bars
@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mediaray.events import LogLines, StatusChange, TaskEnd, TaskEvent
 from mediaray.values import (
     COMPLETED,
+    Delivery,
+    Json,
     ModelView,
     Progress,
-    ProgressCallback,
     TaskView,
     Transfer,
     TransferCallback,
@@ -23,14 +25,30 @@ from mediaray.values import (
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+LONGEST_LINE_CHARS = 10_000
+
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-def eta_text(eta_s: float | None) -> str:
-    if eta_s is None:
+def eta_text(progress: Progress) -> str:
+    """Such as "1:05–1:30 left"; one time where the server gives one, or both ends look alike."""
+    if progress.eta_low_s is not None and progress.eta_high_s is not None:
+        ends_s = (progress.eta_low_s, progress.eta_high_s)
+    elif progress.eta_s is not None:
+        ends_s = (progress.eta_s, progress.eta_s)
+    else:
         return ""
-    minutes, seconds = divmod(round(eta_s), 60)
-    return f"{minutes}:{seconds:02d} left"
+    return "–".join(dict.fromkeys(_clock_text(end_s) for end_s in ends_s)) + " left"
+
+
+def _clock_text(time_s: float) -> str:
+    minutes, seconds = divmod(round(time_s), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def waiting_text(waiting: Json | None) -> str:
+    """Why a task does not run yet, in the server's words."""
+    return str((waiting or {}).get("text") or (waiting or {}).get("reason") or "")
 
 
 def amount_text(progress: Progress) -> str:
@@ -41,9 +59,57 @@ def amount_text(progress: Progress) -> str:
     return f"{progress.done:g}{total} {progress.unit}"
 
 
+class TaskBar:
+    """One task as a row; a spinner runs through its bar while the total is unknown.
+
+    Where there is no terminal, so no bar either, each change of the status becomes a line.
+    """
+
+    def __init__(self, live: bars.Progress, task_id: str, with_logs: bool) -> None:
+        self._live = live
+        self._task_id = task_id
+        self._with_logs = with_logs
+        self._row = live.add_task(escape(f"{task_id} pending"), total=None, detail="")
+
+    def show(self, event: TaskEvent) -> None:
+        if isinstance(event, LogLines):
+            self._log(event)
+        elif isinstance(event, TaskEnd):
+            self._end(event.view)
+        elif isinstance(event, StatusChange):
+            reason = waiting_text(event.waiting)
+            if not self._live.console.is_terminal:
+                self._line(f"{self._task_id} {event.status}" + (f": {reason}" if reason else ""))
+            self._advance(event.progress, reason)
+        else:
+            self._advance(event.progress)
+
+    def _log(self, event: LogLines) -> None:
+        for line in event.lines if self._with_logs else ():
+            self._line(line)
+
+    def _line(self, text: str) -> None:
+        self._live.console.print(text, markup=False)
+
+    def _advance(self, progress: Progress, reason: str = "") -> None:
+        words = (reason, amount_text(progress), eta_text(progress))
+        self._live.update(
+            self._row,
+            description=escape(f"{self._task_id} {progress.stage or progress.status}"),
+            total=None if progress.fraction is None else 1.0,
+            completed=progress.fraction or 0.0,
+            detail=escape(", ".join(word for word in words if word)),
+        )
+
+    def _end(self, view: TaskView) -> None:
+        self._live.update(self._row, description=escape(f"{self._task_id} {view.status}"), detail="")
+        if view.status == COMPLETED:
+            self._live.update(self._row, total=1.0, completed=1.0)
+
+
 @contextmanager
-def task_bar(task_id: str) -> Iterator[ProgressCallback]:
-    """A bar for one task; a spinner runs through it while the total is unknown."""
+def task_bar(task_id: str, with_logs: bool = False) -> Iterator[Callable[[TaskEvent], None]]:
+    """Shows a task's events as a live bar, with its log lines above the bar."""
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
@@ -52,22 +118,7 @@ def task_bar(task_id: str) -> Iterator[ProgressCallback]:
         bars.TimeElapsedColumn(),
     )
     with bars.Progress(*columns, console=err) as live:
-        row = live.add_task(escape(f"{task_id} pending"), total=None, detail="")
-
-        def show(progress: Progress) -> None:
-            words = (amount_text(progress), eta_text(progress.eta_s))
-            is_done = progress.status == COMPLETED
-            live.update(
-                row,
-                description=escape(
-                    f"{task_id} {progress.status if is_done else progress.stage or progress.status}"
-                ),
-                total=1.0 if is_done or progress.fraction is not None else None,
-                completed=1.0 if is_done else progress.fraction or 0.0,
-                detail="" if is_done else escape(", ".join(word for word in words if word)),
-            )
-
-        yield show
+        yield TaskBar(live, task_id, with_logs).show
 
 
 @contextmanager
@@ -96,8 +147,10 @@ def print_task(view: TaskView) -> None:
     colour = COLOURS.get(view.status, "default")
     out.print(f"{escape(view.id)}  [{colour}]{view.status}[/]  {escape(view.message)}")
     if view.progress and view.status == "running":
-        words = (view.progress.stage, amount_text(view.progress), eta_text(view.progress.eta_s))
+        words = (view.progress.stage, amount_text(view.progress), eta_text(view.progress))
         out.print(escape("  " + ", ".join(word for word in words if word)))
+    if waiting := waiting_text(view.waiting):
+        out.print(escape(f"  {waiting}"))
     for key, value in (view.result or {}).items():
         out.print(escape(f"  {key}: {value}"))
     for file in view.files:
@@ -109,7 +162,31 @@ def print_models(models: Iterable[ModelView]) -> None:
     for model in models:
         ready = "[green]yes[/]" if model.is_ready else "[red]no[/]"
         table.add_row(escape(model.name), escape(model.engine), ready, escape("; ".join(model.missing)))
-    out.print(table)
+    _print_table(table)
+
+
+def print_tasks(views: Iterable[TaskView]) -> None:
+    table = Table("id", "task", "status", "created", "message", box=None)
+    for view in views:
+        status = f"[{COLOURS.get(view.status, 'default')}]{view.status}[/]"
+        table.add_row(escape(view.id), escape(view.name), status, view.created_at, escape(view.message))
+    _print_table(table)
+
+
+def print_deliveries(deliveries: Iterable[Delivery]) -> None:
+    table = Table("number", "status", "url", "tries", "last try", "next try", box=None)
+    for delivery in deliveries:
+        last = delivery.tries[-1] if delivery.tries else None
+        outcome = f"{last.at} {last.status_code or last.error}" if last else ""
+        cells = (str(delivery.number), delivery.status, escape(delivery.url), str(delivery.num_tries))
+        table.add_row(*cells, escape(outcome), delivery.next_try_at)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    """Nothing is cut or folded where no terminal limits the width: other programs read it."""
+    console = out if out.is_terminal else Console(width=LONGEST_LINE_CHARS, highlight=False)
+    console.print(table)
 
 
 def complain(message: str, next_step: str = "") -> None:

@@ -21,6 +21,7 @@ from mediaray import (
     Transfer,
     WaitTimeout,
 )
+from tests.client_kinds import CLIENTS, Connect
 from tests.client_server import World, serving
 
 MIB = 1024**2
@@ -51,9 +52,14 @@ def url(world: World) -> Iterator[str]:
         yield base_url
 
 
+@pytest.fixture(params=CLIENTS)
+def connect(request: pytest.FixtureRequest) -> Connect:
+    return request.param
+
+
 @pytest.fixture
-def client(url: str) -> Iterator[Client]:
-    with Client(url, retry_s=5) as one:
+def client(connect: Connect, url: str) -> Iterator[Client]:
+    with connect(url, retry_s=5) as one:
         yield one
 
 
@@ -113,15 +119,15 @@ def test_path_inputs_are_uploaded_and_replaced_strings_never(client, world, tmp_
     assert world.files[inputs["video_path"]] == b"clip"
 
 
-def test_the_key_goes_along_as_a_bearer_token(url, world):
+def test_the_key_goes_along_as_a_bearer_token(connect, url, world):
     world.script("GET", "/v1/models", {"models": []})
-    with Client(url, api_key="secret") as client:
+    with connect(url, api_key="secret") as client:
         client.models()
     assert world.seen[0].headers["authorization"] == "Bearer secret"
 
 
-def test_the_key_never_goes_to_another_server(url, world, content, tmp_path):
-    with serving(world) as store_url, Client(url, api_key="secret") as client:
+def test_the_key_never_goes_to_another_server(connect, url, world, content, tmp_path):
+    with serving(world) as store_url, connect(url, api_key="secret") as client:
         client.download(f"{store_url}/v1/files/download/tasks/t-1/1/声音.wav", tmp_path)
         client.download("tasks/t-1/1/声音.wav", tmp_path)
     assert ["authorization" in seen.headers for seen in world.seen] == [False, True]
@@ -188,12 +194,12 @@ def test_wait_gives_up_at_its_time_limit(client, world):
         client.wait("t-1", timeout_s=0.05, poll_s=0.01)
 
 
-def test_wait_survives_a_restart_of_the_server(world):
+def test_wait_survives_a_restart_of_the_server(connect, world):
     world.status("t-1", {"status": "running"})
     polled = threading.Event()
     with serving(world) as url:
         port = int(url.rpartition(":")[2])
-        client = Client(url, retry_s=0)
+        client = connect(url, retry_s=0)
         results: list[TaskView] = []
 
         def wait() -> None:
@@ -203,7 +209,7 @@ def test_wait_survives_a_restart_of_the_server(world):
         waiter = threading.Thread(target=wait)
         waiter.start()
         polled.wait()
-    with pytest.raises(ServerUnavailable), Client(url, retry_s=0) as other:
+    with pytest.raises(ServerUnavailable), connect(url, retry_s=0) as other:
         other.status("t-1")  # it is really down
     world.answers.clear()
     world.status("t-1", DONE)
@@ -214,10 +220,10 @@ def test_wait_survives_a_restart_of_the_server(world):
     assert results[0].status == "completed"
 
 
-def test_wait_ends_when_the_server_stays_away(world):
+def test_wait_ends_when_the_server_stays_away(connect, world):
     with serving(world) as url:
         pass
-    with Client(url) as client, pytest.raises(ServerUnavailable, match=url):
+    with connect(url) as client, pytest.raises(ServerUnavailable, match=url):
         client.wait("t-1", timeout_s=0.2)
 
 
@@ -382,13 +388,15 @@ def test_models_and_health(client, world):
 
 
 @pytest.mark.parametrize("bad", ["127.0.0.1:8000", "ftp://host", "http://"])
-def test_a_base_url_that_names_no_server_is_refused(bad):
+def test_a_base_url_that_names_no_server_is_refused(connect, bad):
     with pytest.raises(ValueError, match="not the URL of a server"):
-        Client(bad)
+        connect(bad)
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch, url, world, tmp_path: Path):
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
+    connect, monkeypatch, url, world, tmp_path: Path
+):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     world.script("GET", "/v1/models", {"models": []})
-    with Client(url, retry_s=0) as client:
+    with connect(url, retry_s=0) as client:
         assert client.models() == []
