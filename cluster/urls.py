@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -65,7 +65,11 @@ class UrlGuard:
     ) -> None:
         self._allowed = tuple(allow_cidrs)
         self._resolver = resolver
-        self._ssl_context = ssl_context or httpx.create_ssl_context()
+        self._ssl_context = ssl_context
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return self._ssl_context or httpx.create_ssl_context()
 
     def check_form(self, url: str) -> httpx.URL:
         """The URL in parts, judged by its spelling alone; raises UnsafeUrl."""
@@ -105,7 +109,8 @@ class UrlGuard:
         """One request and its answer, on a connection of its own to a judged address."""
         async with (
             httpcore.AsyncConnectionPool(
-                ssl_context=self._ssl_context, network_backend=_JudgedConnections(self._judged_addresses)
+                ssl_context=self._tls if url.scheme == "https" else None,
+                network_backend=_JudgedConnections(self._judged_addresses),
             ) as pool,
             pool.stream(
                 method,
