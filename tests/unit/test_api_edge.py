@@ -174,7 +174,9 @@ async def test_any_key_opens(guarded, headers):
 
 
 async def test_health_needs_no_key(guarded):
-    for path in ("/healthz", "/readyz", "/health", "/flashvsr/health", "/v1/tasks/health", "/"):
+    paths = ["/healthz", "/readyz", "/health", "/flashvsr/health", "/v1/tasks/health", "/"]
+    paths += ["/api/health", "/indexed/api/health", "/api/v1/health", "/hallo2/health", "/creation/health"]
+    for path in paths:
         assert (await guarded.http.get(path)).status_code == 200
 
 
@@ -202,7 +204,7 @@ def test_every_error_class_has_a_row(root):
 def test_every_row_makes_a_problem(kind):
     error = kind.__new__(kind)
     Exception.__init__(error, "why")
-    error.task_id, error.retry_after_s, error.status = "t", 3, "queued"
+    error.task_id, error.retry_after_s, error.status, error.number = "t", 3, "queued", 1
     if isinstance(error, Refused):
         error.__init__("why")
     problem, headers = problem_of(error, TASKS, 0.0)
