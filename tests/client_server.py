@@ -39,6 +39,10 @@ class World:
     refusals: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
     break_downloads_after: deque[int] = field(default_factory=deque)
     etag: str | None = "sha256"
+    events: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+    cut_streams_after: deque[int] = field(default_factory=deque)
+    heartbeat_s: float = 0.02
+    stream_left: threading.Event = field(default_factory=threading.Event)
 
     def script(self, method: str, path: str, *answers: dict[str, Any], status: int = 200) -> None:
         """Answers in this order, the last one for ever."""
@@ -55,6 +59,7 @@ class World:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     world: World
+    stopping: threading.Event
 
     def do_GET(self) -> None:
         self._serve()
@@ -73,10 +78,38 @@ class _Handler(BaseHTTPRequestHandler):
         if self.world.refusals:
             status, headers = self.world.refusals.popleft()
             self._answer(status, b'{"detail": "not now"}', headers)
+        elif self.seen.path.endswith("/events") and self.seen.path.split("/")[3] in self.world.events:
+            self._stream(self.world.events[self.seen.path.split("/")[3]])
         elif self.seen.path.startswith("/v1/files/"):
             self._file(self.seen.path.removeprefix("/v1/files/"))
         else:
             self._scripted()
+
+    def _stream(self, events: list[tuple[str, dict[str, Any]]]) -> None:
+        """Server-sent events with their numbers as ids; breaks off where `cut_streams_after` says."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        begin = int(self.seen.headers.get("last-event-id", 0))
+        cut = begin + self.world.cut_streams_after.popleft() if self.world.cut_streams_after else None
+        for number, (kind, data) in enumerate(events[begin:cut], begin + 1):
+            self._chunk(f"event: {kind}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n")
+        if cut is not None:
+            return
+        if events and events[-1][0] == "end":
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        try:
+            while not self.stopping.wait(self.world.heartbeat_s):
+                self._chunk(": still here\n\n")
+        except OSError:
+            self.world.stream_left.set()
+
+    def _chunk(self, text: str) -> None:
+        piece = text.encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
     def _scripted(self) -> None:
         answers = self.world.answers.get((self.seen.method, self.seen.path))
@@ -140,12 +173,15 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def serving(world: World, port: int = 0) -> Iterator[str]:
     """The base URL of a server for `world`, on `port` or a free one."""
-    server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"world": world}))
+    stopping = threading.Event()
+    handler = type("Handler", (_Handler,), {"world": world, "stopping": stopping})
+    server = _Server(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        stopping.set()
         server.shutdown()
         server.server_close()
         thread.join()
