@@ -16,7 +16,7 @@ from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
 from api.rate_limits import RateGate
-from api.routes import creation, deliveries, files, flashvsr, hallo2, indexed, root, system, tasks
+from api.routes import creation, deliveries, files, flashvsr, hallo2, indexed, live, root, system, tasks
 
 TITLE = "mediaray"
 DESCRIPTION = (
@@ -26,6 +26,7 @@ DESCRIPTION = (
 
 ON_ROOT: tuple[tuple[APIRouter, bool], ...] = (
     (tasks.router, True),
+    (live.router, True),
     (deliveries.router, True),
     (files.router, True),
     (system.router, True),
@@ -42,6 +43,7 @@ The flag says whether the schema shows a route here; the others are shown under 
 
 BELOW_PREFIX: tuple[tuple[Dialect, APIRouter, bool], ...] = (
     (TASKS, tasks.router, False),
+    (TASKS, live.router, False),
     (TASKS, deliveries.router, False),
     (TASKS, files.router, False),
     (FLASHVSR, flashvsr.router, True),
@@ -58,9 +60,7 @@ def create_app(context: ApiContext, *, is_named: bool = False) -> FastAPI:
     `is_named`: what serves it puts X-Request-ID on every answer. Raises ValueError for unusable settings.
     """
     access = access_of(context.settings)
-    app = FastAPI(
-        title=TITLE, description=DESCRIPTION, version="0.1.0", redoc_url=None, redirect_slashes=False
-    )
+    app = FastAPI(title=TITLE, description=DESCRIPTION, version="0.1.0", redirect_slashes=False)
     app.state.edge = build_edge(context)
     _add_routers(app)
     for kind in HANDLED:

@@ -10,6 +10,7 @@ from api.answers import base_url
 from api.callers import caller
 from api.context import ApiContext
 from api.job_catalog import JobCatalog, load_jobs
+from api.live import LiveTasks
 from api.readiness import Readiness
 from api.results import UrlOf, url_maker
 from api.submission import Submitter
@@ -33,6 +34,7 @@ class Edge:
     signer: DownloadSigner | None
     jobs: JobCatalog
     started_at: float
+    live: LiveTasks
 
     def url_of(self, request: Request) -> UrlOf:
         settings = self.context.settings
@@ -45,7 +47,9 @@ def build_edge(context: ApiContext) -> Edge:
     storage = context.storage
     signer = storage.signer if isinstance(storage, LocalArtifactStore) else None
     jobs = load_jobs(context.settings.catalog, context.catalog)
-    return Edge(context, readiness, Submitter(context, readiness), signer, jobs, context.now())
+    return Edge(
+        context, readiness, Submitter(context, readiness), signer, jobs, context.now(), LiveTasks(context)
+    )
 
 
 def edge_of(request: Request) -> Edge:

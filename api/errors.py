@@ -10,6 +10,7 @@
     ├── Unprocessable      422, with a list of errors as FastAPI writes it
     ├── TooManyRequests    429
     ├── ServerFault        500 with a text the contract fixes
+    ├── TooManyListeners   503
     └── Unavailable        503 with a text that says what is missing
 
 Errors of the cluster and of the models have rows of their own; what has no row is a defect: it is
@@ -100,6 +101,10 @@ class TooManyRequests(Refused):
         self.retry_after_s = retry_after_s
 
 
+class TooManyListeners(Refused):
+    """The process holds as many event streams and long polls open as it may."""
+
+
 class ServerFault(Refused):
     """Our fault, with a text that the contract fixes; raise it `from` the cause."""
 
@@ -132,6 +137,7 @@ ROWS: Mapping[type[Exception], Row] = {
     TooManyRequests: Row(
         429, "RATE_LIMITED", headers=lambda error: {"Retry-After": str(error.retry_after_s)}
     ),
+    TooManyListeners: Row(503, "TOO_MANY_LISTENERS", headers=_retry_soon),
     ServerFault: Row(500, "INTERNAL_ERROR"),
     Unavailable: Row(503, "UNAVAILABLE"),
     TaskNotFound: Row(404, "TASK_NOT_FOUND", _not_found),

@@ -18,7 +18,8 @@ async def log_lines(context: ApiContext, task: Task) -> LogLines:
     Raises StorageFailure.
     """
     if task.status is Status.RUNNING:
-        return await context.registry.log_tail(task.id)
+        lines = await context.registry.log_tail(task.id)
+        return lines if lines.fence == task.fence else LogLines(task.fence)
     if not task.fence:
         return LogLines()
     return await to_thread.run_sync(_stored, context.storage, task)

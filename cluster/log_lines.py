@@ -69,6 +69,11 @@ def newest(known: LogLines, max_lines: int, max_bytes: int) -> LogLines:
     return known.since(known.next - len(kept))
 
 
+def bounded(known: LogLines) -> LogLines:
+    """As much of the end of `known` as memory keeps of a running task."""
+    return newest(known, _MAX_TAIL_LINES, _MAX_TAIL_BYTES)
+
+
 def as_file(known: LogLines) -> bytes:
     """An attempt's log as it is stored: UTF-8, one line each; what was dropped before them is said first."""
     head = [_DROPPED.format(number=known.first)] if known.first else []

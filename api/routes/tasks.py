@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import Json
-from api.bodies import parse, parse_query, read_json, read_optional_json
+from api.bodies import parse, read_json, read_optional_json
 from api.callers import caller
 from api.dialects import TASKS
 from api.edge import edge_of, own_task
@@ -18,6 +16,7 @@ from api.errors import BadRequest
 from api.health import failing_parts, redacted_url
 from api.routing import direct_router, header_parameter, json_body, query_parameters
 from api.submission import Draft, check_task_id, idempotency_key
+from api.task_lists import ListQuery, cursor_after, list_values
 from api.views.problems import problems
 from api.views.tasks import (
     CANCELLED,
@@ -34,7 +33,7 @@ from api.views.tasks import (
     submission_view,
 )
 from cluster.errors import IllegalStep
-from cluster.task import Status, TaskQuery
+from cluster.task import Status
 
 RESERVED_IDS = frozenset({"health", "supported-tasks"})
 MAX_ID_CHARS = 128
@@ -58,14 +57,6 @@ DOCUMENTED_TASKS = (
 router = direct_router("tasks")
 
 _IDEMPOTENCY = header_parameter("Idempotency-Key", "The same key and body give the same task")
-
-
-class ListQuery(BaseModel):
-    """Which tasks GET /v1/tasks shows."""
-
-    status: Literal["pending", "running", "completed", "failed", "cancelled"] | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
-    offset: Annotated[int, Field(ge=0, le=10**9)] = 0
 
 
 @router.post(
@@ -103,19 +94,19 @@ async def create_task(request: Request) -> Response:
 )
 async def list_tasks(request: Request) -> Response:
     """The caller's tasks of every dialect, newest first."""
-    query = parse_query(ListQuery, request)
+    query = parse(ListQuery, list_values(request.query_params), "query")
     edge = edge_of(request)
-    page = await edge.context.registry.list(
-        TaskQuery(
-            tenant=caller(request).tenant,
-            statuses=TASKS.statuses(query.status) if query.status else None,
-            offset=query.offset,
-            limit=query.limit,
-        )
-    )
+    page = await edge.context.registry.list(query.of(caller(request).tenant))
     url_of = edge.url_of(request)
-    shown = [status_view(task, url_of) for task in page.tasks]
-    return Json({"tasks": shown, "total": page.total, "limit": query.limit, "offset": query.offset})
+    return Json(
+        {
+            "tasks": [status_view(task, url_of) for task in page.tasks],
+            "total": page.total,
+            "limit": query.limit,
+            "offset": query.offset,
+            "next_cursor": cursor_after(page.tasks) if page.has_more else None,
+        }
+    )
 
 
 @router.get("/v1/tasks/health")

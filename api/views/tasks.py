@@ -99,12 +99,13 @@ class TaskResult(TaskStatus):
 
 
 class TaskList(BaseModel):
-    """Answer of GET /v1/tasks: newest first; `total` counts all pages."""
+    """Answer of GET /v1/tasks: newest first; `total` counts all pages, `next_cursor` is null on the last."""
 
     tasks: list[TaskStatus]
     total: int
     limit: int
     offset: int
+    next_cursor: str | None
 
 
 def status_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def status_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
         "task_id": task.id,
         "task_name": task.name,
         "status": TASKS.word(task),
-        "message": _message(task),
+        "message": message(task),
         "progress": _progress(task),
         **_outcome(task, url_of),
         "created_at": TASKS.time(task.created_at),
@@ -155,7 +156,7 @@ def submission_view(submission: Submission, url_of: UrlOf) -> dict[str, Any]:
             "reuse_info": _reuse(task),
             "result": with_urls(task.result, url_of),
         }
-    return receipt(task.id, TASKS.word(task), _message(task)) | _outcome(task, url_of)
+    return receipt(task.id, TASKS.word(task), message(task)) | _outcome(task, url_of)
 
 
 def _reuse(task: Task) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _reuse(task: Task) -> dict[str, Any]:
     }
 
 
-def _message(task: Task) -> str:
+def message(task: Task) -> str:
     return MESSAGES[task.status] if task.failure is None else task.failure.message
 
 
