@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class RegistryActor:
         )
         self._registry = TaskRegistry(self._store, time.time, limits)
         self._metrics = RegistryMetrics()
-        self._channel = ChannelServer(self.call_many)
+        self._operations = RegistryOperations(self._registry, self._facts)
+        self._channel = ChannelServer(self._operations.run)
         self._opened: asyncio.Task[None] | None = None
         self._clock: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -83,24 +84,13 @@ class RegistryActor:
     async def call_many(self, calls: _Calls) -> list[Any]:
         """Run registry operations that arrived together; a refusal comes back as its exception."""
         await self._open()
-        return await asyncio.gather(*(self._call(method, args) for method, args in calls))
+        return await self._operations.run(calls)
 
     async def close(self) -> None:
         """Write what is pending; the actor is about to be killed."""
         await self._open()
         self._channel.close()
         await self._registry.close()
-
-    async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
-        if method == "facts":
-            return self._facts()
-        try:
-            return await getattr(self._registry, method)(*args)
-        except ClusterError as error:
-            return error
-        except Exception as error:  # the loop edge: one bad call must not fail those beside it
-            logger.exception("registry call %s failed", method)
-            return RegistryFault(f"{type(error).__name__}: {error}")
 
     async def _open(self) -> None:
         if self._opened is None:
@@ -140,6 +130,31 @@ class RegistryActor:
                 await self._registry.forget([task])
             except ClusterError as error:
                 logger.warning("task %s stays until the next sweep: %s", task.id, error)
+
+
+class RegistryOperations:
+    """What callers may ask of the registry, by name. Not the actor itself: Ray traces each of its methods."""
+
+    def __init__(self, registry: TaskRegistry, facts: Callable[[], RegistryFacts]) -> None:
+        self._registry = registry
+        self._facts = facts
+
+    async def run(self, calls: _Calls) -> list[Any]:
+        """Run operations that arrived together; a refusal comes back as its exception."""
+        if len(calls) == 1:
+            return [await self._run(*calls[0])]
+        return await asyncio.gather(*(self._run(method, args) for method, args in calls))
+
+    async def _run(self, method: str, args: tuple[Any, ...]) -> Any:
+        if method == "facts":
+            return self._facts()
+        try:
+            return await getattr(self._registry, method)(*args)
+        except ClusterError as error:
+            return error
+        except Exception as error:  # the loop edge: one bad call must not fail those beside it
+            logger.exception("registry call %s failed", method)
+            return RegistryFault(f"{type(error).__name__}: {error}")
 
 
 class RegistryMetrics:

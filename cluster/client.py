@@ -13,7 +13,6 @@ from typing import Any
 
 from tenacity import (
     AsyncRetrying,
-    RetryCallState,
     retry_if_exception_type,
     stop_after_delay,
     wait_exponential_jitter,
@@ -192,11 +191,17 @@ class RegistryClient:
                 future.set_result(answer)
 
     async def _ask(self, calls: _Calls) -> Sequence[Any]:
+        try:
+            return await self._ask_once(calls)
+        except ChannelBroken:
+            _mark_repeated(calls)
+            return await self._ask_again(calls)
+
+    async def _ask_again(self, calls: _Calls) -> Sequence[Any]:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ChannelBroken),
-            wait=wait_exponential_jitter(initial=0.05, max=1.0),
+            wait=wait_exponential_jitter(multiplier=0.05, max=1.0),
             stop=stop_after_delay(PATIENCE_S),
-            before_sleep=_mark_repeated,
             reraise=True,
         )
         try:
@@ -230,9 +235,8 @@ def _value(answer: Any) -> Any:
     return answer
 
 
-def _mark_repeated(state: RetryCallState) -> None:
+def _mark_repeated(calls: _Calls) -> None:
     """Before a repetition: an id that was fresh may be recorded by now."""
-    calls = state.args[0]
     calls[:] = [(method, tuple(map(_as_repeated, args))) for method, args in calls]
 
 

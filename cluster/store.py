@@ -50,13 +50,15 @@ class Changes:
 
 
 class TaskStore:
-    """One task database. Every method is one transaction; any thread may call any method."""
+    """One task database. Every method is one transaction; any thread may call any, one alone `apply`."""
 
     def __init__(self, url: str) -> None:
         self._url = _driver_url(url)
         self._engine = _engine(self._url)
         self._epoch = 0
+        self._epoch_query = str(_EPOCH.compile(self._engine, compile_kwargs={"literal_binds": True}))
         self._lock: IO[bytes] | None = None
+        self._writer: sa.Connection | None = None
 
     @property
     def redacted_url(self) -> str:
@@ -80,6 +82,7 @@ class TaskStore:
         return self._epoch
 
     def close(self) -> None:
+        self._drop_writer()
         self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
@@ -90,11 +93,7 @@ class TaskStore:
 
         Raises RegistryUnavailable when the disk or server refuses, Superseded.
         """
-        with self._transaction() as connection:
-            if connection.execute(_EPOCH).scalar() != self._epoch:
-                raise Superseded(
-                    f"another task registry has opened the database (mine was epoch {self._epoch})"
-                )
+        with self._writing() as connection:
             if changes.created:
                 connection.execute(tasks.insert(), list(changes.created.values()))
             if changes.updated:
@@ -195,13 +194,42 @@ class TaskStore:
             return [from_row(row) for row in connection.execute(query)]
 
     @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A transaction of the current epoch, on a connection that is kept: a pool's costs half a commit."""
+        with _refusals():
+            if self._writer is None:
+                self._writer = self._engine.connect()
+            try:
+                with self._writer.begin():
+                    self._check_epoch(self._writer)
+                    yield self._writer
+            except BaseException:
+                self._drop_writer()
+                raise
+
+    def _check_epoch(self, connection: sa.Connection) -> None:
+        if connection.exec_driver_sql(self._epoch_query).scalar() != self._epoch:
+            raise Superseded(f"another task registry has opened the database (mine was epoch {self._epoch})")
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sa.exc.DBAPIError as error:
-            # The statement and its parameters stay out of the text: they are callers' inputs.
-            raise RegistryUnavailable(f"the task database refused: {error.orig}") from error
+        with _refusals(), self._engine.begin() as connection:
+            yield connection
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell the database's errors as RegistryUnavailable."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        # The statement and its parameters stay out of the text: they are callers' inputs.
+        raise RegistryUnavailable(f"the task database refused: {error.orig}") from error
 
 
 _STEPPED = ("status", "is_deleted", "expires_at", "dedupe_key", "callback_due_at", "state")
