@@ -81,6 +81,13 @@ class GroupCommit:
             self._hasten(batch, 0.0)
             await asyncio.shield(batch.done)
 
+    async def all_settled(self) -> None:
+        """Return when every change so far is on disk."""
+        newest = self._open or self._writing
+        if newest is not None and not newest.done.done():
+            self._hasten(newest, 0.0)
+            await asyncio.shield(newest.done)
+
     def is_unsettled(self, task_id: str) -> bool:
         """Whether a change of the task waits for the disk."""
         return self._unsettled(task_id) is not None

@@ -110,6 +110,7 @@ class TaskRegistry:
         return self._book.known(task_id) or task
 
     async def counts(self, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
+        await self._book.commits.all_settled()
         counts: dict[Status, int] = await self._read(self._store.counts, tenant, dialect)
         return counts
 
@@ -363,6 +364,7 @@ class TaskRegistry:
         return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
 
     async def list(self, query: TaskQuery) -> TaskPage:
+        await self._book.commits.all_settled()
         page: TaskPage = await self._read(self._store.page, query)
         return TaskPage([self._with_progress(task) for task in page.tasks], page.total)
 
