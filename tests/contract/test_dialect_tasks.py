@@ -94,6 +94,20 @@ async def test_download_urls_start_with_the_public_url(tmp_path):
     assert view["minio_files"][0]["url"].startswith("https://media.example/v1/files/")
 
 
+@pytest.mark.parametrize("is_started", [False, True], ids=["pending", "running"])
+async def test_result_too_early_is_the_status_so_far(server, is_started):
+    await server.submit(task_id="t", inputs={"payload": 1})
+    if is_started:
+        await server.start()
+    answer = await server.http.get("/v1/tasks/t/result")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == ("running" if is_started else "pending")
+    assert "result" not in body
+    assert body["input_params"]["input_data"] == {"payload": 1}
+    assert (body["execution_info"]["end_time"], body["execution_info"]["duration"]) == (None, None)
+
+
 async def test_result_adds_inputs_and_execution(server):
     await server.submit(task_id="t", inputs={"payload": {"deep": [1]}})
     server.clock.advance(5)

@@ -293,6 +293,54 @@ async def test_uploads_over_the_limit(server, method, chunked):
     assert answer.json()["detail"].startswith("文件太大")
 
 
+CREATES = [
+    ("POST", "/v1/tasks"),
+    ("POST", "/v1/tasks/any/retry"),
+    ("POST", "/v1/files/upload"),
+    ("PUT", "/v1/files/huge.bin"),
+    ("POST", "/api/tasks/"),
+    ("POST", "/api/inference?index=1"),
+    ("POST", "/api/v1/inference/hallo2"),
+    ("POST", "/flashvsr/api/tasks/"),
+    ("POST", "/flashvsr/api/tasks/any/export_from_chunks"),
+    ("POST", "/hallo2/api/v1/inference/hallo2"),
+    ("POST", "/hallo2/api/v1/inference/hallo2/config"),
+    ("POST", "/creation/api/tasks/"),
+    ("POST", "/indexed/api/inference?index=1"),
+    ("POST", "/tasks/v1/files/upload"),
+]
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=B"])
+@pytest.mark.parametrize(("method", "path"), CREATES, ids=lambda word: word)
+async def test_five_gib_are_refused_by_their_announcement(server, method, path, content_type):
+    """Before the body is read: there is none here."""
+    scope = request_scope(method, path.partition("?")[0])
+    scope["query_string"] = path.partition("?")[2].encode()
+    length = str(5 * 1024**3).encode()
+    scope["headers"] += [(b"content-type", content_type.encode()), (b"content-length", length)]
+    sent = []
+
+    async def receive():
+        raise AssertionError("the body was read")
+
+    async def send(message):
+        sent.append(message)
+
+    await server.app(scope, receive, send)
+    assert sent[0]["status"] == 413
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("length", ["-1", "1e9", "0x10", " ", "9" * 40])
+async def test_lengths_that_are_no_numbers(server, length):
+    headers = {"content-type": "application/json", "content-length": length}
+    answer = await server.http.post("/v1/tasks", content=b"[]", headers=headers)
+    assert answer.status_code in {400, 413, 422}
+
+
 @pytest.mark.usefixtures("nothing_left")
 async def test_only_upload_routes_take_large_forms(server):
     headers = {"content-type": "multipart/form-data; boundary=B"}
