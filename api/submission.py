@@ -51,12 +51,11 @@ class Draft:
 class Checked:
     """Inputs that passed: where each file lies, and what it contains.
 
-    A file behind a URL is in neither; its attempt downloads it and makes up for the checks left out.
+    A file behind a URL is in neither: its attempt downloads it, and looks at it then.
     """
 
     files: dict[str, str]
     probes: dict[str, MediaInfo]
-    urls: list[str] = field(default_factory=list)
 
 
 class Submitter:
@@ -145,8 +144,7 @@ class Submitter:
             value = getattr(inputs, name)
             if value is not None:
                 await self._check_file(name, mark, value, draft, checked)
-        if not checked.urls:
-            _judge(model, inputs, checked)
+        _judge(model, inputs, checked)
         return checked
 
     async def _check_file(
@@ -154,7 +152,6 @@ class Submitter:
     ) -> None:
         if name not in draft.files and is_web_url(value):
             await self._input_files.judge_url(name, value)
-            checked.urls.append(name)
             return
         key = draft.files.get(name) or await self._input_files.key_of(name, value, draft.tenant)
         info = await self._input_files.probe(name, key, mark, value)

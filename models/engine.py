@@ -184,7 +184,8 @@ class ModelSpec:
 
     A model without engines is known, and its tasks are refused as not ready.
     `check` sees the validated inputs and the probe of each given file field, and raises InvalidInput;
-    it runs at submit, so it must be quick and free of torch.
+    it runs at submit, so it must be quick and free of torch. A file behind a URL has no probe yet at
+    submit; `check` runs again when the attempt has downloaded it.
     """
 
     name: str

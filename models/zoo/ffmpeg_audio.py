@@ -81,7 +81,8 @@ def audio_facts(info: MediaInfo, field: str) -> AudioFacts:
 
 def check(inputs: AudioInputs, media: Mapping[str, MediaInfo]) -> None:
     """The file must have sound, and the format must carry the rate and channels asked for."""
-    audio_facts(media["video_path"], "video_path")
+    if "video_path" in media:
+        audio_facts(media["video_path"], "video_path")
     check_format(inputs.audio_format, inputs.sample_rate, inputs.channels)
 
 

@@ -129,7 +129,8 @@ class SegmentEngine(Engine):
 
 def check(inputs: SegmentInputs, media: Mapping[str, MediaInfo]) -> None:
     """The file must have sound, the format carry what is asked, and the limits leave room."""
-    audio_facts(media["audio_path"], "audio_path")
+    if "audio_path" in media:
+        audio_facts(media["audio_path"], "audio_path")
     check_format(inputs.output_format, inputs.sample_rate, inputs.channels)
     if inputs.min_segment_duration > inputs.max_segment_duration:
         raise InvalidInput(

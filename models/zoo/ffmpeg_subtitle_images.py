@@ -92,6 +92,8 @@ def check(inputs: SubtitleImageInputs, media: Mapping[str, MediaInfo]) -> None:
     x1, y1, x2, y2 = inputs.subtitle_area
     if x1 >= x2 or y1 >= y2:
         raise InvalidInput("subtitle_area: x1 must be below x2, and y1 below y2", field="subtitle_area")
+    if "video_path" not in media:
+        return
     video = video_facts(media["video_path"])
     if x2 > video.width_px or y2 > video.height_px:
         raise InvalidInput(
