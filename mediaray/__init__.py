@@ -12,7 +12,7 @@ from mediaray.errors import (
     WaitTimeout,
 )
 from mediaray.events import LogLines, ProgressChange, StatusChange, TaskEnd, TaskEvent
-from mediaray.values import Delivery, DeliveryTry, Log, ModelView, Progress, RemoteFile, TaskView, Transfer
+from mediaray.values import Delivery, DeliveryTry, ModelView, Progress, RemoteFile, TaskView, Transfer
 
 __all__ = [
     "ApiError",
@@ -21,7 +21,6 @@ __all__ = [
     "Client",
     "Delivery",
     "DeliveryTry",
-    "Log",
     "LogLines",
     "MediarayError",
     "ModelView",

@@ -10,13 +10,12 @@ from typing import Any, Self
 import httpx
 
 from mediaray.calls import DEFAULT_URL, Calls
-from mediaray.client import Deliveries, Models, Paths
+from mediaray.client import Deliveries, Lines, Models, Paths
 from mediaray.drivers import AsyncDriver, http_options
 from mediaray.events import TaskEvent
 from mediaray.values import (
     Delivery,
     Json,
-    Log,
     ProgressCallback,
     RemoteFile,
     TaskView,
@@ -107,7 +106,7 @@ class AsyncClient:
     ) -> AsyncGenerator[TaskView, None]:
         return self._driver.iterate(self._calls.listed(status, task_name, limit, cursor))
 
-    async def logs(self, task_id: str, tail: int | None = None) -> Log:
+    async def logs(self, task_id: str, tail: int | None = None) -> Lines:
         return await self._driver.run(self._calls.logs(task_id, tail))
 
     async def deliveries(self, task_id: str) -> Deliveries:

@@ -202,7 +202,7 @@ def logs(
     tail: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the newest N lines.")] = None,
 ) -> None:
     """Print the lines that the task wrote; `watch --logs` follows them."""
-    for line in context.obj.logs(task_id, tail).lines:
+    for line in context.obj.logs(task_id, tail):
         display.out.print(line, markup=False)
 
 

@@ -15,7 +15,6 @@ from mediaray.events import TaskEvent
 from mediaray.values import (
     Delivery,
     Json,
-    Log,
     ModelView,
     ProgressCallback,
     RemoteFile,
@@ -25,6 +24,7 @@ from mediaray.values import (
 from mediaray.watching import Following
 
 Paths = list[Path]
+Lines = list[str]
 Deliveries = list[Delivery]
 Models = list[ModelView]
 
@@ -139,8 +139,8 @@ class Client:
         """
         return self._driver.iterate(self._calls.listed(status, task_name, limit, cursor))
 
-    def logs(self, task_id: str, tail: int | None = None) -> Log:
-        """The lines that the task's last attempt wrote, or the `tail` newest of them."""
+    def logs(self, task_id: str, tail: int | None = None) -> Lines:
+        """What the running or the last attempt wrote, or the `tail` newest lines of it."""
         return self._driver.run(self._calls.logs(task_id, tail))
 
     def deliveries(self, task_id: str) -> Deliveries:

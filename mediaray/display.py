@@ -108,7 +108,9 @@ class TaskBar:
 
 
 @contextmanager
-def task_bar(task_id: str, with_logs: bool = False) -> Iterator[Callable[[TaskEvent], None]]:
+def task_bar(
+    task_id: str, with_logs: bool = False, console: Console = err
+) -> Iterator[Callable[[TaskEvent], None]]:
     """Shows a task's events as a live bar, with its log lines above the bar."""
     columns = (
         bars.TextColumn("{task.description}"),
@@ -117,7 +119,7 @@ def task_bar(task_id: str, with_logs: bool = False) -> Iterator[Callable[[TaskEv
         bars.TextColumn("{task.fields[detail]}"),
         bars.TimeElapsedColumn(),
     )
-    with bars.Progress(*columns, console=err) as live:
+    with bars.Progress(*columns, console=console) as live:
         yield TaskBar(live, task_id, with_logs).show
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
-COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
-FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
+COMPLETED, FAILED, CANCELLED, DELETED = "completed", "failed", "cancelled", "deleted"
+FINAL = frozenset({COMPLETED, FAILED, CANCELLED, DELETED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class RemoteFile:
 class TaskView:
     """A task as the server last showed it.
 
-    `status` is pending, running, completed, failed or cancelled; times are the server's texts, UTC.
+    `status` is pending, running, completed, failed or cancelled (deleted: only at the end of its
+    events); times are the server's texts, UTC.
     `name` is the task's name, such as ffmpeg.extract_audio; `waiting` tells why it does not run yet.
     `inputs`, `execution` and `timing` are only told by `Client.result`.
     """
@@ -93,14 +94,6 @@ class ModelView:
     engine: str
     is_ready: bool
     missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Lines that a task wrote; `first` is the number of the first one, from 0."""
-
-    lines: tuple[str, ...]
-    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +181,6 @@ def model_view(answer: Mapping[str, Any]) -> ModelView:
         is_ready=bool(answer.get("ready")),
         missing=(missing,) if isinstance(missing, str) else tuple(str(item) for item in missing),
     )
-
-
-def log_view(answer: Mapping[str, Any]) -> Log:
-    return Log(tuple(str(line) for line in answer["lines"]), int(answer.get("first") or 0))
 
 
 def delivery_view(answer: Mapping[str, Any]) -> Delivery:

@@ -12,7 +12,7 @@ from mediaray.errors import ApiError, ServerUnavailable, TaskCancelled, TaskFail
 from mediaray.events import EventReader, LogLines, TaskEnd, TaskEvent
 from mediaray.steps import Emit, Flow, Pause, Silence, next_message, open_stream
 from mediaray.transport import FIRST_DELAY_S, Patience, delays_s, raise_for_error, with_retries
-from mediaray.values import CANCELLED, FAILED, Progress, ProgressCallback, TaskView
+from mediaray.values import CANCELLED, DELETED, FAILED, Progress, ProgressCallback, TaskView
 
 LONGEST_OUTAGE_S = 300.0
 """How long following without a time limit goes on trying a server that does not answer at all."""
@@ -21,6 +21,12 @@ LONGEST_SILENCE_S = 45.0
 SHORTEST_SILENCE_S = 1.0
 """What a server gets to answer in when the time limit is nearly reached."""
 NO_SUCH_ENDPOINT = frozenset({404, 405})
+NO_ROOM = "TOO_MANY_LISTENERS"
+"""The server's code for: as many streams are open as may be, but the status can be asked."""
+
+
+class _NoStream(Exception):
+    """There is no event stream to be had for this task, by what the server answered."""
 
 
 class TimeLimit:
@@ -59,7 +65,7 @@ class EventStream:
         self._patience = Patience(LONGEST_OUTAGE_S if limit.until == math.inf else math.inf, limit.until)
 
     def next(self) -> Flow[TaskEvent]:
-        """Raises ApiError with 404 or 405 where there is no such endpoint, or no such task."""
+        """Raises _NoStream where there is no such endpoint, no such task, or no room for a listener."""
         event = None
         while event is None:
             message = yield from with_retries(self._next_message, self._patience)
@@ -92,7 +98,12 @@ class EventStream:
         response = yield from open_stream(
             self._calls.request("GET", self._path, headers=headers), Silence(silence_s, self._limit.until)
         )
-        raise_for_error(response)
+        try:
+            raise_for_error(response)
+        except ApiError as error:
+            if error.status in NO_SUCH_ENDPOINT or error.code == NO_ROOM:
+                raise _NoStream from error
+            raise
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise self._calls.wrong_server()
         self._is_open = True
@@ -124,8 +135,8 @@ class StatusPolls:
 class Following:
     """The events of one task to its end, by the server's stream where it has one.
 
-    A server without the endpoint answers 404 or 405 to it while it shows the task's status: that first look
-    at the status tells it from a task that does not exist, and is the first poll.
+    A server without the endpoint answers 404 or 405 to it while it shows the task's status: that look at the
+    status, the first poll, tells it from a task that does not exist.
     """
 
     def __init__(
@@ -139,10 +150,8 @@ class Following:
     def next(self) -> Flow[TaskEvent]:
         try:
             return (yield from self._source.next())
-        except ApiError as error:
-            if self._source is self._polls or error.status not in NO_SUCH_ENDPOINT:
-                raise
-        self._source = self._polls
+        except _NoStream:
+            self._source = self._polls
         return (yield from self._source.next())
 
     def events(self) -> Flow[None]:
@@ -172,7 +181,9 @@ def progress_of(event: TaskEvent) -> Progress | None:
 
 
 def settled(view: TaskView) -> TaskView:
-    """The view of a completed task. Raises TaskFailed or TaskCancelled for the other ends."""
+    """The view of a completed task. Raises TaskFailed, TaskCancelled, or ApiError where it was deleted."""
+    if view.status == DELETED:
+        raise ApiError(404, "TASK_NOT_FOUND", f"task {view.id} was deleted")
     if view.status == CANCELLED:
         raise TaskCancelled(view.id)
     if view.status == FAILED:

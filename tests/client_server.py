@@ -40,6 +40,7 @@ class World:
     break_downloads_after: deque[int] = field(default_factory=deque)
     etag: str | None = "sha256"
     events: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
     cut_streams_after: deque[int] = field(default_factory=deque)
     heartbeat_s: float = 0.02
     stream_left: threading.Event = field(default_factory=threading.Event)
@@ -80,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, b'{"detail": "not now"}', headers)
         elif self.seen.path.endswith("/events") and self.seen.path.split("/")[3] in self.world.events:
             self._stream(self.world.events[self.seen.path.split("/")[3]])
+        elif self.seen.path in self.world.texts:
+            self._answer(200, self.world.texts[self.seen.path])
         elif self.seen.path.startswith("/v1/files/"):
             self._file(self.seen.path.removeprefix("/v1/files/"))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
-from mediaray import cli
+from mediaray import LogLines, Progress, ProgressChange, StatusChange, TaskEnd, TaskView, cli, display
 from mediaray.arguments import parse_inputs
 from tests.client_server import World, serving
 
@@ -122,6 +124,54 @@ def test_watch_tells_the_outcome_in_words_and_in_its_exit_code(run, world, answe
     assert "Traceback" not in result.output
 
 
+WAITING = {"reason": "queue", "text": "2 tasks [of yours] are served before it"}
+EVENTS = [
+    ("status", {"status": "pending", "waiting": WAITING}),
+    ("status", {"status": "running", "attempt": 1}),
+    ("progress", {"stage": "encode", "done": 3, "total": 9, "unit": "frames", "fraction": 0.3}),
+    ("log", {"lines": ["[info] first", "二"], "first": 0}),
+    ("end", {"task_id": "t-1", **DONE}),
+]
+
+
+@pytest.mark.parametrize("words", [("watch", "t-1"), ("submit", "x.y", "--wait")], ids=["watch", "submit"])
+def test_watching_tells_the_waiting_reason_and_with_logs_the_lines(run, world, words):
+    world.script("POST", "/v1/tasks", CREATED)
+    world.events["t-1"] = EVENTS
+    plain = run(*words)
+    assert plain.exit_code == 0
+    assert "t-1 pending: 2 tasks [of yours] are served before it\nt-1 running\n" in plain.stderr
+    assert "first" not in plain.output
+    assert "[info] first\n二\n" in run(*words, "--logs").stderr
+
+
+ETA = {"eta_s": 75, "eta_low_s": 65, "eta_high_s": 90}
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        pytest.param(
+            ProgressChange(Progress("running", "encode", 3, 9, "frames", 0.3, **ETA)),
+            ("t-1 encode", "3/9 frames, 1:05–1:30 left", " 30%"),
+            id="progress",
+        ),
+        pytest.param(
+            StatusChange("t-1", "pending", "", "", 0, WAITING, Progress("pending")),
+            ("t-1 pending", "2 tasks [of yours] are served before it"),
+            id="waiting",
+        ),
+        pytest.param(LogLines(("[a] line",), 0), ("[a] line\n", "t-1 pending"), id="log"),
+        pytest.param(TaskEnd(TaskView("t-1", "failed")), ("t-1 failed",), id="end"),
+    ],
+)
+def test_on_a_terminal_the_bar_shows_what_the_last_event_told(event, shown) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=200)
+    with display.task_bar("t-1", with_logs=True, console=screen) as show:
+        show(event)
+    assert all(words in screen.file.getvalue() for words in shown)
+
+
 def test_an_unknown_task_is_a_usage_error(run):
     result = run("watch", "nobody")
     assert result.exit_code == 2
@@ -176,6 +226,43 @@ def test_models_tells_engine_readiness_and_what_is_missing(run, world):
     lines = run("models").stdout.splitlines()
     assert lines[1].split() == ["flashvsr.upscale_video", "embedded", "yes", "a.safetensors"]
     assert lines[2].split() == ["indextts.generate_speech", "no"]
+
+
+def test_list_is_a_table_that_nothing_cuts(run, world):
+    long_id = "t" * 100
+    tasks = [
+        {"task_id": long_id, "task_name": "x.y", "status": "failed", "created_at": "2026-01-02T03:04:05"},
+        {"task_id": "t-2", "task_name": "x.y", "status": "failed", "message": "坏[了]"},
+    ]
+    world.script("GET", "/v1/tasks", {"tasks": tasks, "next_cursor": None})
+    lines = run("list", "--status", "failed", "--task", "x.y", "--limit", 2).stdout.splitlines()
+    assert lines[1].split() == [long_id, "x.y", "failed", "2026-01-02T03:04:05"]
+    assert lines[2].split() == ["t-2", "x.y", "failed", "坏[了]"]
+    assert world.seen[0].query == "status=failed&task_name=x.y&limit=2"
+
+
+def test_logs_are_printed_as_they_are(run, world):
+    world.texts["/v1/tasks/t-1/logs"] = "[bold]第一行\nsecond\n".encode()
+    assert run("logs", "t-1").stdout == "[bold]第一行\nsecond\n"
+    run("logs", "t-1", "--tail", 5)
+    assert world.seen[-1].query == "tail=5"
+
+
+def test_deliveries_are_a_table_and_can_be_sent_again(run, world):
+    tried = {"at": "2026-01-02T03:04:05", "status_code": None, "error": "timed out", "duration_s": 10}
+    delivery = {"number": 1, "url": "https://h/x", "status": "failed", "num_tries": 9, "tries": [tried]}
+    world.script("GET", "/v1/tasks/t-1/deliveries", {"deliveries": [delivery]})
+    world.script("POST", "/v1/tasks/t-1/deliveries/1/replay", delivery)
+    row = run("deliveries", "t-1").stdout.splitlines()[1]
+    assert row.split() == ["1", "failed", "https://h/x", "9", "2026-01-02T03:04:05", "timed", "out"]
+    assert run("deliveries", "t-1", "--replay", 1).exit_code == 0
+    assert [seen.method for seen in world.seen[1:]] == ["POST", "GET"]
+
+
+def test_a_callback_goes_along(run, world):
+    world.script("POST", "/v1/tasks", CREATED)
+    run("submit", "x.y", "--callback", "https://h/x")
+    assert world.seen[0].json["callback"] == "https://h/x"
 
 
 def test_a_refused_key_names_the_option_for_it(run, world):

@@ -195,10 +195,17 @@ def test_wait_raises_what_the_last_event_says(client, world, last, error):
         client.wait("t-1")
 
 
-@pytest.mark.parametrize("code", [404, 405])
-def test_without_the_endpoint_the_status_is_polled(client, world, code):
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        pytest.param(404, {"detail": "Not Found"}, id="not found"),
+        pytest.param(405, {"detail": "Method Not Allowed"}, id="not allowed"),
+        pytest.param(503, {"detail": "full", "error": {"code": "TOO_MANY_LISTENERS"}}, id="no room"),
+    ],
+)
+def test_without_an_event_stream_the_status_is_polled(client, world, code, answer):
     world.events.clear()
-    world.script("GET", EVENTS, {"detail": "Not Found"}, status=code)
+    world.script("GET", EVENTS, answer, status=code)
     progress = {**HALF, "eta_s": 9.5}
     world.status("t-1", {"status": "pending"}, {"status": "running", "progress": progress}, LIFE[-1][1])
     told: list[Progress] = []
@@ -218,6 +225,13 @@ def test_polled_changes_come_as_the_same_events(client, world):
     first, *others = client.events("t-1")
     assert first.waiting == WAITING
     assert [type(event) for event in others] == [StatusChange, ProgressChange, TaskEnd]
+
+
+def test_a_task_that_is_deleted_meanwhile_is_an_error(client, world):
+    world.events["t-1"] = [status("running"), ("end", {"task_id": "t-1", "status": "deleted"})]
+    with pytest.raises(ApiError, match="task t-1 was deleted") as caught:
+        client.wait("t-1")
+    assert caught.value.status == 404
 
 
 def test_a_task_that_does_not_exist_is_an_error_not_a_missing_endpoint(client, world):

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from mediaray import ApiError, Client, Delivery, DeliveryTry, Log
+from mediaray import ApiError, Client, Delivery, DeliveryTry
 from tests.client_kinds import CLIENTS
 from tests.client_server import World, serving
 
@@ -73,9 +73,10 @@ def test_a_list_of_an_unknown_status_is_refused(client, world):
 
 
 def test_logs_whole_and_the_tail(client, world):
-    world.script("GET", "/v1/tasks/t-1/logs", {"lines": ["一", "b"], "first": 7})
-    assert client.logs("t-1") == Log(("一", "b"), 7)
-    client.logs("t-1", tail=2)
+    world.texts["/v1/tasks/t-1/logs"] = "一\x0c\n\nb\n".encode() + b"\xff\n"
+    assert client.logs("t-1") == ["一\x0c", "", "b", "\ufffd"]
+    world.texts["/v1/tasks/t-1/logs"] = b""
+    assert client.logs("t-1", tail=2) == []
     assert [seen.query for seen in world.seen] == ["", "tail=2"]
 
 
