@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from cluster.task import FailureCode, Outcome, OutcomeKind, Task
 from cluster.urls import UrlGuard
 from deployments.attempt import RunningAttempt
 from deployments.attempt_inputs import FileAccess
+from deployments.attempt_logs import ATTEMPT_LOGS
 from deployments.engines import EngineRoom
 from models.engine import EngineKind, EngineSpec, InputFile, MediaKind, ModelSpec, Result
 from models.media import probe
@@ -56,6 +58,14 @@ def files(storage: ArtifactStore) -> FileAccess:
 
 
 @pytest.fixture
+def attempt_logs() -> Iterator[None]:
+    """Log lines reach their attempt as they do in a replica."""
+    ATTEMPT_LOGS.install()
+    yield
+    logging.getLogger().removeHandler(ATTEMPT_LOGS)
+
+
+@pytest.fixture
 def extract(files: FileAccess, tmp_path: Path) -> Extract:
     """Runs ffmpeg.extract_audio for the file at a URL."""
     return lambda url: extracted(url, files, tmp_path)
@@ -83,6 +93,7 @@ def toy(seen: list[ToyInputs]) -> ModelSpec:
     return ModelSpec(name="toy.run", title="A toy", inputs=ToyInputs, engines=(spec,))
 
 
+@pytest.mark.usefixtures("attempt_logs")
 def test_a_video_behind_a_url_is_worked_on(server: WebServer, files: FileAccess, tmp_path: Path) -> None:
     (model,) = ffmpeg_audio.MODELS
     attempt = attempt_of(asked(model, video_path=server.url(f"/{VIDEO}{SECRET}")), files, tmp_path)
