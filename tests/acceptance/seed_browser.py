@@ -18,13 +18,14 @@ ARGUMENTS = (
     "--autoplay-policy=no-user-gesture-required",
 )
 
-IMAGE_LOADS = """image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"""
+IMAGE_LOADS = "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
 VIDEO_PLAYS = """async video => {
-  await video.play();
-  await new Promise((resolve, reject) => {
+  const moved = new Promise((resolve, reject) => {
     video.onerror = () => reject(video.error.message);
     video.ontimeupdate = () => video.currentTime > 0 && resolve();
   });
+  await video.play();
+  await moved;
   return {readyState: video.readyState, currentTime: video.currentTime, width: video.videoWidth};
 }"""
 
