@@ -7,7 +7,7 @@ tables say who answers: by Content-Type what is created, by its creator what exi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -22,9 +22,10 @@ from api.errors import Unprocessable
 from api.middleware import slash_form
 from api.routes import creation, flashvsr, indexed
 from api.routing import direct_router, query_parameters
+from api.views.creation import HEALTHY, VideoRequest
 from api.views.creation import TaskResponse as CreationTask
-from api.views.creation import VideoRequest
 from api.views.flashvsr import TaskResponse as FlashvsrTask
+from api.views.hallo2 import simple_health
 from api.views.problems import problems
 from api.views.root import ITEM_VIEWS, item_view
 from cluster.errors import TaskNotFound
@@ -160,13 +161,4 @@ async def about(_request: Request) -> Response:
 async def health(request: Request) -> Response:
     """Whether this process answers, and which GPU it may use; `/readyz` asks the parts behind it."""
     gpu = await edge_of(request).context.system.gpu()
-    known = {"count": 0, "name": None} if gpu is None else asdict(gpu)
-    return Json(
-        {
-            "status": "healthy",
-            "gpu_available": gpu is not None,
-            "gpu_count": known["count"],
-            "gpu_name": known["name"],
-            "message": "服务运行正常",
-        }
-    )
+    return Json(simple_health(gpu) | {"message": HEALTHY})

@@ -7,6 +7,7 @@ import re
 import uuid
 
 import pytest
+import pytest_asyncio
 
 from api.context import GpuInfo
 from cluster.task import Status
@@ -26,6 +27,17 @@ FIELDS = {"task_id", "status", "prompt", "result", "created_at", "error"}
 async def server(tmp_path):
     async with serving(tmp_path, MODELS) as started:
         yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def idle(tmp_path_factory):
+    """A server for requests that must leave nothing behind."""
+    async with serving(tmp_path_factory.mktemp("idle"), MODELS) as started:
+        yield started
+        assert await started.remains() == (0, [], 0)
+
+
+on_idle = pytest.mark.asyncio(loop_scope="module")
 
 
 async def create(server, prompt=PROMPT, base="/creation", **body):
@@ -70,6 +82,7 @@ async def test_known_extra_fields_are_honoured_and_others_ignored(server):
     assert (await server.registry.get(empty["task_id"])).inputs == {"prompt": PROMPT}
 
 
+@on_idle
 @pytest.mark.parametrize(
     ("body", "where", "kind"),
     [
@@ -92,18 +105,19 @@ async def test_known_extra_fields_are_honoured_and_others_ignored(server):
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
 )
 @pytest.mark.parametrize("base", ["", "/creation"])
-async def test_what_is_wrong_is_422(server, base, body, where, kind):
-    answer = await server.http.post(f"{base}/api/tasks/", json=body)
+async def test_what_is_wrong_is_422(idle, base, body, where, kind):
+    answer = await idle.http.post(f"{base}/api/tasks/", json=body)
     assert answer.status_code == 422
     (error,) = answer.json()["detail"]
     assert (error["type"], error["loc"]) == (kind, ["body", where])
-    assert (await server.remains())[0] == 0
+    assert (await idle.remains())[0] == 0
 
 
+@on_idle
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"a"', b'{"prompt": "\xff"}'], ids=repr)
-async def test_bodies_that_are_no_object_are_422(server, content):
+async def test_bodies_that_are_no_object_are_422(idle, content):
     headers = {"content-type": "application/json"}
-    answer = await server.http.post("/creation/api/tasks/", content=content, headers=headers)
+    answer = await idle.http.post("/creation/api/tasks/", content=content, headers=headers)
     assert (answer.status_code, list(answer.json())) == (422, ["detail"])
 
 
@@ -150,6 +164,7 @@ async def test_a_completed_task_and_its_video(server, tmp_path):
     assert whole.content.index(b"moov") < whole.content.index(b"mdat")
 
 
+@on_idle
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -162,8 +177,8 @@ async def test_a_completed_task_and_its_video(server, tmp_path):
     ],
     ids=["unknown", "no id", "folder", "dots", "another name", "more behind"],
 )
-async def test_videos_that_are_none(server, name, text):
-    answer = await server.http.get(f"/creation/videos/{name}")
+async def test_videos_that_are_none(idle, name, text):
+    answer = await idle.http.get(f"/creation/videos/{name}")
     assert (answer.status_code, answer.json()) == (404, {"detail": text})
 
 
@@ -188,9 +203,10 @@ async def test_list_oldest_first(server):
     assert (await server.http.get("/creation/api/tasks?skip=12")).json() == {"tasks": [], "total": 12}
 
 
+@on_idle
 @pytest.mark.parametrize("query", ["skip=-1", "skip=x", "limit=0", "limit=101", "limit=1.5"])
-async def test_list_queries_that_are_wrong_are_422(server, query):
-    answer = await server.http.get(f"/creation/api/tasks?{query}")
+async def test_list_queries_that_are_wrong_are_422(idle, query):
+    answer = await idle.http.get(f"/creation/api/tasks?{query}")
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
 
@@ -220,9 +236,10 @@ def beat_of(task):
     return Beat(task.id, task.fence, Progress())
 
 
+@on_idle
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_an_unknown_task_is_404(server, method):
-    answer = await server.http.request(method, f"/creation/api/tasks/{uuid.uuid4()}")
+async def test_an_unknown_task_is_404(idle, method):
+    answer = await idle.http.request(method, f"/creation/api/tasks/{uuid.uuid4()}")
     assert (answer.status_code, answer.json()) == (404, {"detail": "任务不存在"})
 
 
@@ -261,7 +278,8 @@ async def test_model_status_with_an_engine_and_a_gpu(tmp_path):
             }  # fmt: skip
 
 
-async def test_health(server):
+@on_idle
+async def test_health(idle):
     for slash in ("", "/"):
-        answer = await server.http.get(f"/creation/health{slash}")
+        answer = await idle.http.get(f"/creation/health{slash}")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok", "message": "服务运行正常"})

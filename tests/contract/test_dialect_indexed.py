@@ -7,6 +7,7 @@ import shutil
 import uuid
 
 import pytest
+import pytest_asyncio
 
 from cluster.errors import RegistryUnavailable
 from cluster.task import Status
@@ -54,6 +55,17 @@ async def server(tmp_path, jobs):
         yield started
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def idle(tmp_path_factory):
+    """A server for requests that must leave nothing behind."""
+    async with serving(tmp_path_factory.mktemp("idle")) as started:
+        yield started
+        assert await started.remains() == (0, [], 0)
+
+
+on_idle = pytest.mark.asyncio(loop_scope="module")
+
+
 async def submit(server, index=2, base="/indexed", **query):
     return await server.http.post(f"{base}/api/inference", params={"index": index, **query})
 
@@ -82,6 +94,7 @@ async def test_submit(server, base, slash):
     assert (task.name, task.inputs, task.dialect) == ("diagnostics.echo", {"payload": "two"}, "indexed")
 
 
+@on_idle
 @pytest.mark.parametrize(
     "query",
     [
@@ -90,11 +103,11 @@ async def test_submit(server, base, slash):
     ],
     ids=["missing", "empty", "0", "negative", "word", "fraction", "blank", "arabic digit", "endless"],
 )  # fmt: skip
-async def test_an_index_that_is_none_is_400_with_a_text(server, query):
-    answer = await server.http.post(f"/indexed/api/inference?{query}")
+async def test_an_index_that_is_none_is_400_with_a_text(idle, query):
+    answer = await idle.http.post(f"/indexed/api/inference?{query}")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("index must be an integer of 1 or more")
-    assert (await server.remains())[0] == 0
+    assert (await idle.remains())[0] == 0
 
 
 @pytest.mark.parametrize("index", [6, 999_999_999_999])
@@ -146,9 +159,10 @@ async def test_subfolder_is_echoed_and_is_never_a_path(server):
     assert (await server.remains())[1] == []
 
 
+@on_idle
 @pytest.mark.parametrize("label", ["x" * 256, "a\nb", "a\x00b"], ids=["long", "line break", "nul"])
-async def test_subfolder_that_is_refused(server, label):
-    answer = await submit(server, subfolder=label)
+async def test_subfolder_that_is_refused(idle, label):
+    answer = await submit(idle, subfolder=label)
     assert (answer.status_code, answer.json()["detail"][:9]) == (400, "subfolder")
 
 
@@ -284,13 +298,14 @@ async def test_files_of_an_unfinished_or_failed_task_are_404(server):
     assert (await server.http.get(path)).status_code == 404
 
 
+@on_idle
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("rest", ["status", "result", "file/a.jpg"])
 @pytest.mark.parametrize(
     "task_id", [str(uuid.uuid4()), "..", "%2e%2e", "x" * 200, "任务"], ids=lambda text: text[:9]
 )
-async def test_an_unknown_task_is_404(server, base, rest, task_id):
-    answer = await server.http.get(f"{base}/api/task/{task_id}/{rest}")
+async def test_an_unknown_task_is_404(idle, base, rest, task_id):
+    answer = await idle.http.get(f"{base}/api/task/{task_id}/{rest}")
     assert answer.status_code == 404
     if task_id != "..":  # the client itself takes that segment away
         assert answer.json() == {"detail": "任务不存在"}
@@ -319,9 +334,10 @@ async def test_list_pages_newest_first(server):
     assert (await get(server, "tasks?status=pending"))["total"] == 11
 
 
+@on_idle
 @pytest.mark.parametrize("query", ["page=0", "page=x", "page_size=0", "page_size=101", "status=running"])
-async def test_list_queries_that_are_wrong_are_422(server, query):
-    answer = await server.http.get(f"/indexed/api/tasks?{query}")
+async def test_list_queries_that_are_wrong_are_422(idle, query):
+    answer = await idle.http.get(f"/indexed/api/tasks?{query}")
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
 
@@ -351,19 +367,21 @@ async def test_system_status_tells_what_does_not_answer(server, monkeypatch):
     }  # fmt: skip
 
 
+@on_idle
 @pytest.mark.parametrize("base", BASES)
-async def test_health(server, base):
-    body = (await server.http.get(f"{base}/api/health")).json()
+async def test_health(idle, base):
+    body = (await idle.http.get(f"{base}/api/health")).json()
     assert body["status"] == "healthy"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}", body["timestamp"])
 
 
+@on_idle
 @pytest.mark.parametrize("path", ["/indexed", "/indexed/"])
-async def test_about(server, path):
-    body = (await server.http.get(path)).json()
+async def test_about(idle, path):
+    body = (await idle.http.get(path)).json()
     assert body.keys() == {"name", "version", "docs", "health"}
-    assert (await server.http.get(f"/indexed{body['health']}")).status_code == 200
-    assert (await server.http.get(body["docs"])).status_code == 200
+    assert (await idle.http.get(f"/indexed{body['health']}")).status_code == 200
+    assert (await idle.http.get(body["docs"])).status_code == 200
 
 
 async def test_the_input_of_a_job_is_no_upload_that_callers_can_touch(server):
