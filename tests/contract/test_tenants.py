@@ -69,7 +69,8 @@ async def test_another_tenants_task_is_answered_as_an_unknown_one(server, method
 
     theirs = await answer(f"of-{name}", OTHER)
     assert theirs == await answer(NOBODY, OTHER)
-    assert theirs[0] == 404
+    # hallo2's contract has one answer for all that cannot be cancelled.
+    assert theirs[0] == (400 if (name, method) == ("hallo2", "DELETE") else 404)
     if method == "GET" and filled == path:
         assert (await answer(f"of-{name}", ACME))[1] != theirs[1], "acme itself is shown its task"
 
