@@ -366,7 +366,7 @@ class TaskRegistry:
     async def list(self, query: TaskQuery) -> TaskPage:
         await self._book.commits.all_settled()
         page: TaskPage = await self._read(self._store.page, query)
-        return TaskPage([self._with_progress(task) for task in page.tasks], page.total)
+        return replace(page, tasks=[self._with_progress(task) for task in page.tasks])
 
     def _with_progress(self, task: Task) -> Task:
         """A task of the database with the progress that only memory has."""
