@@ -61,7 +61,7 @@ def prints_undefined(ran: Ran, _refusal: Refusal) -> None:
 
 def raises_refusal(ran: Ran, refusal: Refusal) -> None:
     assert ran.code == 1, ran
-    assert refusal.text in ran.err, ran.err
+    assert f"(HTTP {refusal.status})" in ran.err, ran.err
 
 
 # Seed 0
