@@ -71,7 +71,7 @@ class FairQueue:
         }
         if not heads:
             return None
-        tenant = min(heads, key=lambda t: (heads[t].rank, *self._turn(t)))
+        tenant = min(heads, key=lambda t: (heads[t].rank, self.running[t], self._served.get(t, -1)))
         self._served[tenant] = next(self._serials)
         entry = heapq.heappop(self._heaps[tenant])
         del self._waiting[entry.task_id]
@@ -80,30 +80,33 @@ class FairQueue:
     def ahead_of(self, task_id: str) -> int | None:
         """How many waiting tasks would be served first if none ended meanwhile; None where it does not wait.
 
-        Tenants of equal priority take turns, so each puts at most one task before each of the tenant's own.
+        Exact among tasks of equal priority; caps of other tenants are not looked at. Takes O(waiting tasks).
         """
         entry = self._waiting.get(task_id)
         if entry is None:
             return None
         waiting = {tenant: self._waiting_of(tenant) for tenant in self._heaps}
         own = next(tenant for tenant, entries in waiting.items() if entry in entries)
-        earlier = [other for other in waiting.pop(own) if other < entry]
-        turns = sum(other.rank == entry.rank for other in earlier)
-        return len(earlier) + sum(
-            sum(other.rank < entry.rank for other in entries)
-            + min(
-                sum(other.rank == entry.rank for other in entries),
-                turns + (self._turn(tenant) < self._turn(own)),
-            )
-            for tenant, entries in waiting.items()
-        )
+        num_earlier = sum(other < entry for other in waiting.pop(own))
+        # What the tenant will be running when this task's turn comes.
+        level = self.running[own] + num_earlier
+        others = (self._first_of(tenant, entries, entry, own, level) for tenant, entries in waiting.items())
+        return num_earlier + sum(others)
+
+    def _first_of(self, tenant: str, entries: list[_Entry], entry: _Entry, own: str, level: int) -> int:
+        """How many of another tenant's tasks are served before `entry`."""
+        num_higher = sum(other.rank < entry.rank for other in entries)
+        num_equal = sum(other.rank == entry.rank for other in entries)
+        # At the same level who has caught up was served last, and so comes second.
+        goes_first = self._tie(tenant) < self._tie(own)
+        places = level + goes_first - self.running[tenant] - num_higher
+        return num_higher + min(num_equal, max(0, places))
+
+    def _tie(self, tenant: str) -> tuple[int, int]:
+        return -self.running[tenant], self._served.get(tenant, -1)
 
     def _waiting_of(self, tenant: str) -> list[_Entry]:
         return [entry for entry in self._heaps[tenant] if self._waiting.get(entry.task_id) is entry]
-
-    def _turn(self, tenant: str) -> tuple[int, int]:
-        """Sorts tenants with equal heads: the lowest is served next."""
-        return self.running[tenant], self._served.get(tenant, -1)
 
     def oldest_created_at(self) -> float | None:
         """When the longest-waiting task was created."""

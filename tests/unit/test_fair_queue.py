@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+
+import pytest
 
 from cluster.book import first_state
 from cluster.fair_queue import FairQueue
@@ -68,3 +71,53 @@ def test_a_discarded_task_is_never_served() -> None:
     assert len(queue) == 1
     assert queue.oldest_created_at() == 1
     assert drained(queue) == ["stays"]
+
+
+def test_a_tenant_at_its_cap_waits_and_others_go_on() -> None:
+    queue = FairQueue(max_running_per_tenant=1)
+    for number, tenant in enumerate("aab"):
+        queue.push(waiting(f"{tenant}{number}", tenant=tenant, created_at=number))
+    assert queue.pop() == "a0"
+    queue.running["a"] += 1
+    assert (queue.is_capped("a"), queue.is_capped("b"), queue.has_next) == (True, False, True)
+    assert queue.pop() == "b2"
+    queue.running["b"] += 1
+    assert (queue.has_next, queue.pop(), len(queue)) == (False, None, 1)
+    queue.running["a"] -= 1
+    assert queue.has_next
+    assert queue.pop() == "a1"
+
+
+def served_in_turn(queue: FairQueue, tenants: dict[str, str]) -> list[str]:
+    """The order in which tasks are leased while none ends."""
+    order = []
+    while (task_id := queue.pop()) is not None:
+        queue.running[tenants[task_id]] += 1
+        order.append(task_id)
+    return order
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_how_many_are_ahead_is_how_many_are_served_first(seed: int) -> None:
+    dice = random.Random(seed)
+    queue = FairQueue()
+    tenants = {f"t{number}": dice.choice("abc") for number in range(14)}
+    for tenant in "abc":  # each was served before, in this order
+        queue.push(waiting(f"old-{tenant}", tenant=tenant, priority=9))
+        queue.pop()
+        queue.running[tenant] = dice.randrange(5)
+    for number, (task_id, tenant) in enumerate(tenants.items()):
+        queue.push(waiting(task_id, tenant=tenant, created_at=number))
+    queue.discard("t3")
+    told = {task_id: queue.ahead_of(task_id) for task_id in tenants}
+    assert told.pop("t3") is None
+    order = served_in_turn(queue, tenants)
+    assert told == {task_id: place for place, task_id in enumerate(order)}
+
+
+def test_higher_priorities_are_ahead_and_lower_ones_are_not() -> None:
+    queue = FairQueue()
+    queue.push(waiting("low", tenant="b", priority=-1))
+    queue.push(waiting("urgent", tenant="b", priority=1, created_at=5))
+    queue.push(waiting("task", created_at=9))
+    assert [queue.ahead_of(task_id) for task_id in ("urgent", "task", "low")] == [0, 1, 2]
