@@ -24,7 +24,7 @@ def may_reach(address: Address, allowed: Sequence[Network]) -> bool:
 
 def is_public(address: Address) -> bool:
     """Whether the address belongs to the public internet and to nothing nearer."""
-    if not address.is_global or address.is_multicast or address.is_reserved:
+    if not address.is_global or address.is_multicast:
         return False
     if isinstance(address, IPv6Address):
         return address in _GLOBAL_UNICAST

@@ -126,6 +126,8 @@ def test_no_other_address_may_be_reached(address: str) -> None:
         ("::1", "127.0.0.0/8", False),
         ("fd00::5", "fd00::/8", True),
         ("2002:7f00:1::", "2002::/16", False),
+        ("2001:0:808:808::f5ff:fffe", "2001::/32", False),
+        ("2001:0:808:808::f7f7:f7f7", "2001::/32", True),
     ],
 )
 def test_an_operator_allows_networks(address: str, network: str, expected: bool) -> None:
