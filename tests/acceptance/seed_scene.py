@@ -289,8 +289,6 @@ def scene_in(folder: Path) -> Iterator[Scene]:
         folder / "data",
         sets=["diagnostics.min_replicas=1", "flashvsr.min_replicas=1"],
         show_diagnostics="true",
-        rate_limit_create="0",  # these tests ask more often than any one caller
-        rate_limit_status="0",
         callback_allow_cidrs="127.0.0.0/8",
         catalog=str(_catalog(folder / "jobs.yaml")),
     )
