@@ -15,6 +15,7 @@ from api.dialects import CREATION, FLASHVSR, HALLO2, INDEXED, TASKS, Dialect
 from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
+from api.openapi import describe
 from api.rate_limits import RateGate
 from api.routes import creation, deliveries, files, flashvsr, hallo2, indexed, live, root, system, tasks
 
@@ -65,6 +66,7 @@ def create_app(context: ApiContext, *, is_named: bool = False) -> FastAPI:
     _add_routers(app)
     for kind in HANDLED:
         app.add_exception_handler(kind, _handler(context.now))
+    describe(app)
     _add_middleware(app, context, access, is_named=is_named)
     return app
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.views.problems import problems
+
 
 class DirectRoute(APIRoute):
     """Calls `endpoint(request, **path_params)`: no dependency solving, no response validation.
@@ -69,3 +71,18 @@ def form_body(properties: dict[str, Any], required: list[str]) -> dict[str, Any]
 
 
 FILE_FIELD = {"type": "string", "format": "binary"}
+
+
+def file_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that serves a stored file, or refuses with one of `statuses`.
+
+    Such a route has `response_class=Response`: the media type is that of the content.
+    """
+    content = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    described: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The content, or nothing for HEAD", "content": content},
+        206: {"description": "The range that was asked for", "content": content},
+        304: {"description": "The caller's copy is current"},
+        416: {"description": "The range lies behind the end of the file"},
+    }
+    return {**described, **problems(*statuses)}

@@ -15,7 +15,7 @@ from api.dialects import CREATION
 from api.edge import edge_of, own_task
 from api.errors import NotFound
 from api.file_responses import file_response
-from api.routing import direct_router, json_body, query_parameters
+from api.routing import direct_router, file_answers, json_body, query_parameters
 from api.submission import Draft
 from api.views.creation import (
     DELETED,
@@ -99,7 +99,7 @@ async def delete_task(request: Request, task_id: str) -> Response:
     return Json({"message": DELETED})
 
 
-@router.get("/videos/{filename}", responses=problems(404))
+@router.get("/videos/{filename}", response_class=Response, responses=file_answers(404))
 @router.head("/videos/{filename}", include_in_schema=False)
 async def video_file(request: Request, filename: str) -> Response:
     """The video of a completed task, with Range and ETag."""

@@ -20,7 +20,7 @@ from api.edge import Edge, edge_of, own_task
 from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
 from api.forms import Fields, FormPlan, received_form
-from api.routing import FILE_FIELD, direct_router, form_body, query_parameters
+from api.routing import FILE_FIELD, direct_router, file_answers, form_body, query_parameters
 from api.uploads import Upload, rename
 from api.views.problems import problems
 from cluster import keys
@@ -136,7 +136,9 @@ async def upload_raw(request: Request, path: str) -> Response:
         return Json(_uploaded(request, path, await _commit(upload)))
 
 
-@router.get("/v1/files/download/{path:path}", responses=problems(400, 401, 403, 404))
+@router.get(
+    "/v1/files/download/{path:path}", response_class=Response, responses=file_answers(400, 401, 403, 404)
+)
 @router.head("/v1/files/download/{path:path}", include_in_schema=False)
 async def download(request: Request, path: str) -> Response:
     """The content: streamed, with Range and ETag. A signed URL of ours needs no API key.

@@ -20,7 +20,7 @@ from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
 from api.flashvsr_files import ensure_preview, join_finished_parts
 from api.flashvsr_uploads import TASK_NAME, create
-from api.routing import FILE_FIELD, direct_router, form_body, query_parameters
+from api.routing import FILE_FIELD, direct_router, file_answers, form_body, query_parameters
 from api.views.flashvsr import (
     MODEL_VARIANT,
     NOTHING_TO_RECOVER,
@@ -162,7 +162,7 @@ async def _export(edge: Edge, task: Task) -> Stored | None:
     )
 
 
-@router.get("/api/files/{task_id}/result", responses=problems(400, 404))
+@router.get("/api/files/{task_id}/result", response_class=Response, responses=file_answers(400, 404))
 @router.head("/api/files/{task_id}/result", include_in_schema=False)
 async def result_file(request: Request, task_id: str) -> Response:
     """The upscaled video, or what was exported of a failed task."""
@@ -176,7 +176,7 @@ async def result_file(request: Request, task_id: str) -> Response:
     )
 
 
-@router.get("/api/files/{task_id}/preview", responses=problems(404))
+@router.get("/api/files/{task_id}/preview", response_class=Response, responses=file_answers(404))
 @router.head("/api/files/{task_id}/preview", include_in_schema=False)
 async def preview_file(request: Request, task_id: str) -> Response:
     """The first frame as JPEG: of the result, or of the input while there is none."""
@@ -195,7 +195,7 @@ async def preview_file(request: Request, task_id: str) -> Response:
     return await file_response(request, storage, preview_key, filename=f"{task.id}.jpg")
 
 
-@router.get("/api/files/{task_id}/input", responses=problems(404))
+@router.get("/api/files/{task_id}/input", response_class=Response, responses=file_answers(404))
 @router.head("/api/files/{task_id}/input", include_in_schema=False)
 async def input_file(request: Request, task_id: str) -> Response:
     """The video as it was uploaded."""

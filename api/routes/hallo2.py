@@ -19,7 +19,7 @@ from api.errors import BadRequest, NotFound, ServerFault, Unprocessable, error_l
 from api.file_responses import file_response
 from api.hallo2_defaults import change_defaults
 from api.hallo2_uploads import TASK_NAME, create
-from api.routing import FILE_FIELD, direct_router, form_body, json_body, query_parameters
+from api.routing import FILE_FIELD, direct_router, file_answers, form_body, json_body, query_parameters
 from api.task_logs import log_lines
 from api.views.hallo2 import (
     CANCELLED,
@@ -153,7 +153,7 @@ async def get_task(request: Request, task_id: str) -> Response:
     return Json(task_view(await _task(request, task_id), edge_of(request).url_of(request)))
 
 
-@router.get("/api/v1/tasks/{task_id}/video", responses=problems(400, 404))
+@router.get("/api/v1/tasks/{task_id}/video", response_class=Response, responses=file_answers(400, 404))
 @router.head("/api/v1/tasks/{task_id}/video", include_in_schema=False)
 async def get_video(request: Request, task_id: str) -> Response:
     """The video of a completed task."""

@@ -18,7 +18,7 @@ from api.edge import edge_of, own_task
 from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
 from api.job_files import stored_files
-from api.routing import direct_router, query_parameters
+from api.routing import direct_router, file_answers, query_parameters
 from api.submission import Draft
 from api.views.indexed import (
     Created,
@@ -97,7 +97,7 @@ async def task_result(request: Request, task_id: str) -> Response:
     return Json(result_view(await _task(request, task_id)))
 
 
-@router.get("/api/task/{task_id}/file/{filename:path}", responses=problems(404))
+@router.get("/api/task/{task_id}/file/{filename:path}", response_class=Response, responses=file_answers(404))
 @router.head("/api/task/{task_id}/file/{filename:path}", include_in_schema=False)
 async def result_file(request: Request, task_id: str, filename: str) -> Response:
     """One output file, with Range and ETag, shown inline."""

@@ -51,9 +51,12 @@ class LogsQuery(BaseModel):
 
 
 _LAST_EVENT_ID = header_parameter("Last-Event-ID", "The id of the last event that was seen")
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "description": "`data` is JSON: a step of the status, a log line, or at the end the whole status",
 }
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 

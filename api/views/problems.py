@@ -25,7 +25,7 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody | None = Field(None, description="On /v1 only")
 
 
-_MEANINGS = {
+MEANINGS = {
     400: "The request is understood and wrong",
     401: "No valid API key",
     403: "The download URL is expired or forged",
@@ -42,4 +42,4 @@ _MEANINGS = {
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer these errors."""
-    return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+    return {status: {"model": ErrorAnswer, "description": MEANINGS[status]} for status in statuses}
