@@ -138,5 +138,8 @@ class CallbackSender:
         except ClusterError as error:
             is_refused = isinstance(error, UnsafeUrl)
             return DeliveryTry(at, time.monotonic() - begun_s, error=str(error), is_refused=is_refused)
+        except Exception as error:  # the loop edge: uncounted, the same failure would come back for ever
+            logger.exception("task %s: delivery %s could not be tried", task.id, delivery.number)
+            return DeliveryTry(at, time.monotonic() - begun_s, error=f"server error: {type(error).__name__}")
         wait_s = retry_after_s(answer.headers.get("retry-after"), at)
         return DeliveryTry(at, time.monotonic() - begun_s, answer.status, retry_after_s=wait_s)

@@ -209,6 +209,16 @@ async def test_an_address_that_has_become_private_ends_the_delivery(bench: Bench
     assert "not a public address" in delivery.tries[0].error
 
 
+async def test_what_cannot_even_be_written_counts_as_a_try(
+    bench: Bench, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.end(receiver.url, result={"text": "\ud800"})
+    delivery = await bench.turn()
+    assert (delivery.status, delivery.num_tries, receiver.all()) == ("pending", 1, [])
+    assert "server error" in delivery.tries[0].error
+    assert "could not be tried" in caplog.text
+
+
 async def test_one_slow_receiver_leaves_the_others_alone(bench: Bench, receiver: Receiver) -> None:
     receiver.answers = [HANG]
     await bench.end(receiver.url)
