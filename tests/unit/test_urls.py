@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -198,6 +199,16 @@ async def test_a_name_without_an_address_is_unreachable(error: Exception) -> Non
         await UrlGuard(resolver=lambda *_, **__: []).judge("http://lost.example/")
 
 
+async def test_a_resolver_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(module, "_RESOLVE_S", 0.1)
+    try:
+        with pytest.raises(UrlUnreachable, match="did not answer in time"):
+            await UrlGuard(resolver=lambda *_, **__: is_over.wait()).judge("http://hanging.example/")
+    finally:
+        is_over.set()
+
+
 async def test_a_post_goes_to_the_judged_address_under_its_name(server: WebServer) -> None:
     server.serve("/hook", 201, b"thanks", X_Of_Server="1")
     names = Names(hook_example=[["127.0.0.1"]])
@@ -254,9 +265,9 @@ async def test_a_body_that_stalls_does_not_cost_the_answer(
         request.wfile.write(b"half")
         request.wait_for_the_end()
 
-    monkeypatch.setattr(module, "_ANSWER_S", 0.1)
+    monkeypatch.setattr(module, "_ANSWER_S", 2.2)  # past the 2 s, which bind only until the status is known
     server.answers["/hook"] = stall
-    answer = await UrlGuard(LOOPBACK).post(server.url("/hook"), b"", {}, 10)
+    answer = await UrlGuard(LOOPBACK).post(server.url("/hook"), b"", {}, 2)
     assert (answer.status, answer.body) == (200, b"half")
 
 
