@@ -11,6 +11,7 @@ from benchmarks import machine, report
 from benchmarks.report import Report
 from benchmarks.sections.dispatch import measure_dispatch
 from benchmarks.sections.http_load import measure_http
+from benchmarks.sections.live import measure_live
 from benchmarks.sections.memory import measure_memory
 from benchmarks.sections.upload import measure_upload
 from benchmarks.sections.upscale import measure_upscale
@@ -23,6 +24,7 @@ SECTIONS: dict[str, Section] = {
     "upscale": measure_upscale,
     "memory": measure_memory,
     "upload": measure_upload,
+    "live": measure_live,
 }
 
 

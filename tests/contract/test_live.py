@@ -80,7 +80,7 @@ async def test_what_went_by_between_two_answers_of_the_feed_is_told_too(server):
     assert [(data["status"], data["attempt"]) for kind, data in rest if kind == "status"][-3:] == [
         ("pending", 1), ("running", 2), ("completed", 2),
     ]  # fmt: skip
-    assert [data["status"] for kind, data in rest if kind == "status"][0] == "running"
+    assert next(data["status"] for kind, data in rest if kind == "status") == "running"
     assert rest[-1][0] == "end"
 
 

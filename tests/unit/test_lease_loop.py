@@ -21,6 +21,7 @@ from cluster.task import (
     Beat,
     FailureCode,
     LeaseRequest,
+    LogLines,
     Outcome,
     OutcomeKind,
     Task,
@@ -49,6 +50,8 @@ class ScriptedRegistry:
         self.answers: list[bool | Exception] = []
         self.finished: list[Outcome] = []
         self.beaten: list[list[Key]] = []
+        self.logs: list[LogLines] = []
+        self.deaf_beats = 0
         self.turned = asyncio.Condition()
 
     async def lease(self, request: LeaseRequest) -> Sequence[Task]:
@@ -58,7 +61,12 @@ class ScriptedRegistry:
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
         found = [(beat.task_id, beat.fence) for beat in beats]
+        told = [beat.log for beat in beats if beat.log is not None]
+        self.logs += told
         await self._note(self.beaten, found)
+        if told and self.deaf_beats:
+            self.deaf_beats -= 1
+            raise RegistryUnavailable("away")
         return [self.verdicts.get(key, Verdict.OK) for key in found]
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
@@ -225,6 +233,19 @@ async def test_a_task_that_is_leased_again_keeps_its_beats(rig: Rig) -> None:
     rig.worker.end("x", "2-r")
     await rig.drain()
     assert rig.reports == [("x", "1-r", OutcomeKind.CANCELLED), ("x", "2-r", OutcomeKind.SUCCEEDED)]
+
+
+async def test_beats_carry_new_log_lines_until_one_is_heard(rig: Rig) -> None:
+    rig.registry.deaf_beats = 2
+    await rig.begin(task("x"))
+    rig.worker.attempts["x", "1-r"].log.append("one")
+    await rig.registry.until(lambda: len(rig.registry.logs) >= 3)
+    rig.worker.attempts["x", "1-r"].log.append("two")
+    await rig.registry.until(lambda: len(rig.registry.logs) >= 4)
+    await rig.registry.beats_more()
+    rig.worker.end("x")
+    await rig.drain()
+    assert [(log.first, log.lines) for log in rig.registry.logs] == [(0, ("one",))] * 3 + [(1, ("two",))]
 
 
 async def test_engines_that_do_not_load_end_nothing(rig: Rig) -> None:
