@@ -46,8 +46,12 @@ def with_tiny_engine(*names: str) -> Mapping[str, ModelSpec]:
 
 async def work(server: Server, service: str, catalog: Mapping[str, ModelSpec], folder: Path) -> Task:
     """Run the next task of a service as a replica does, and report it; how it then stands."""
-    task = await server.start(service)
-    models = [model for model in catalog.values() if model.service == service]
+    return await run_task(server, await server.start(service), catalog, folder)
+
+
+async def run_task(server: Server, task: Task, catalog: Mapping[str, ModelSpec], folder: Path) -> Task:
+    """Run a leased task and report it; how it then stands."""
+    models = [model for model in catalog.values() if model.service == task.service]
     engines = EngineRoom(models, models_dir=None, device="cpu", threads=1)
     attempt = RunningAttempt(task, folder / task.id, file_access(server.storage), device="cpu", threads=1)
     ended = await asyncio.to_thread(attempt.run, engines)
