@@ -18,8 +18,8 @@ from cluster.errors import RegistryUnavailable
 from cluster.fair_queue import FairQueue
 from cluster.feed import ChangeFeed
 from cluster.leases import Leases
-from cluster.presence import Presence
 from cluster.outbox import Outbox, with_callback
+from cluster.presence import Presence
 from cluster.retry import retry_delay_s
 from cluster.store import Changes, TaskStore
 from cluster.task import (

@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.book import RegistryLimits, TaskBook
+from cluster.callback_desk import CallbackDesk
 from cluster.commits import Batch
-from cluster.delivery import CallbackReport, DeliveryStatus
-from cluster.errors import DeliveryNotFound, DuplicateTask, QueueFull, TaskConflict, TaskNotFound
+from cluster.delivery import CallbackReport
+from cluster.errors import DuplicateTask, QueueFull, TaskConflict, TaskNotFound
 from cluster.feed import ChangeFeed
 from cluster.leases import Lease
-from cluster.outbox import DueCallback, delivery_of, redirected, replayed, reported
+from cluster.outbox import DueCallback
 from cluster.retry import LEASE_LOST
 from cluster.store import TaskStore
 from cluster.task import (
@@ -69,6 +70,7 @@ class TaskRegistry:
         self._limits = limits
         self._reads = ThreadPoolExecutor(2, thread_name_prefix="task-reads")
         self._book = TaskBook(store, now, limits, self._monotonic)
+        self._callbacks = CallbackDesk(self._book, self.get, now)
         self.epoch = 0
 
     async def open(self) -> None:
@@ -169,16 +171,14 @@ class TaskRegistry:
 
         It calls there when it ends, or now if it has succeeded. Raises TaskNotFound.
         """
-        task = await self.get(task_id)
-        return await self._change(task, redirected(task, url, request_id, self._now()))
+        return await self._callbacks.redirect(task_id, url, request_id)
 
     async def replay_callback(self, task_id: str, number: int, request_id: str) -> Task:
         """Try an ended delivery again. Repeatable by `request_id`.
 
         Raises TaskNotFound, DeliveryNotFound, DeliveryPending.
         """
-        task = await self.get(task_id)
-        return await self._change(task, replayed(task, number, request_id, self._now()))
+        return await self._callbacks.replay(task_id, number, request_id)
 
     async def watch(self, epoch: int, since: int, wait_s: float) -> Feed:
         """Tasks changed after `since`; waits up to `wait_s` for the first change."""
@@ -233,25 +233,11 @@ class TaskRegistry:
 
         What is not reported within CALLBACK_LEASE_S is leased again.
         """
-        loop, outbox = asyncio.get_running_loop(), self._book.outbox
-        begun = loop.time()
-        while not (due := outbox.take(limit, self._now())):
-            if not await outbox.due_within(begun + wait_s - loop.time()):
-                return []
-        outbox.wake(self._now())
-        found = [await self._due_callback(task_id, number) for task_id, number in due]
-        return [callback for callback in found if callback is not None]
+        return await self._callbacks.lease(limit, wait_s)
 
     async def report_callback(self, report: CallbackReport) -> None:
         """Record how one try went: sent, failed, or due again. Repeatable."""
-        try:
-            task = await self.get(report.task_id)
-            after = reported(task, report, self._now())
-        except (TaskNotFound, DeliveryNotFound):
-            return
-        status = delivery_of(after, report.number).status
-        event = None if status is DeliveryStatus.PENDING else f"callback_{status}"
-        await self._change(task, after, event)
+        await self._callbacks.report(report)
 
     # For the clock
 
@@ -322,21 +308,6 @@ class TaskRegistry:
             artifacts=outcome.artifacts,
             failure=None,
         )
-
-    async def _change(self, task: Task, changed: Task, event: str | None = None) -> Task:
-        """Record `changed`, which was made of `task` in this very turn of the loop."""
-        if changed is not task:
-            await _durable(self._book.change(changed, event))
-        return await self.get(task.id)
-
-    async def _due_callback(self, task_id: str, number: int) -> DueCallback | None:
-        try:
-            task = await self.get(task_id)
-            delivery = delivery_of(task, number)
-        except (TaskNotFound, DeliveryNotFound):
-            self._book.outbox.forget(task_id)
-            return None
-        return DueCallback(task, delivery) if delivery.status is DeliveryStatus.PENDING else None
 
     async def _final_state(self, task_id: str) -> Task | None:
         """The task as memory or, for one that ended before this registry began, the database has it."""
