@@ -11,7 +11,8 @@ from starlette.responses import Response
 from api import middleware
 from api.access import Access, access_of
 from api.context import ApiContext
-from api.dialects import CREATION, FLASHVSR, HALLO2, INDEXED, TASKS, Dialect
+from api.dialects import CREATION, DIALECTS, FLASHVSR, HALLO2, INDEXED, TASKS, Dialect
+from api.documents import documents
 from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
@@ -76,6 +77,9 @@ def _add_routers(app: FastAPI) -> None:
         app.include_router(router, include_in_schema=is_shown)
     for dialect, router, is_shown in BELOW_PREFIX:
         app.include_router(router, prefix=dialect.prefix, include_in_schema=is_shown)
+    for dialect in DIALECTS:
+        routers = [router for owner, router, _ in BELOW_PREFIX if owner is dialect]
+        app.include_router(documents(dialect, routers), prefix=dialect.prefix)
 
 
 def _add_middleware(app: FastAPI, context: ApiContext, access: Access, *, is_named: bool) -> None:
