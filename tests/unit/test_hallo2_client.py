@@ -1,4 +1,4 @@
-"""Hallo2Client against the real application, served by a real HTTP server, with an engine that writes videos."""
+"""Hallo2Client against the real application on a real socket, with an engine that writes videos."""
 
 from __future__ import annotations
 
