@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from cluster.delivery import CallbackReport, Delivery, DeliveryStatus
 from cluster.errors import DeliveryNotFound, DeliveryPending
@@ -18,6 +21,8 @@ from cluster.webhooks import after_try, message_id
 CALLBACK_LEASE_S = 60.0
 """How long a sender may take over one try, before another one makes it again."""
 REMEMBERED_DELIVERIES = 20
+MAX_LEASED_PER_HOST = 8
+_HELD = math.inf
 
 Key = tuple[str, int]
 """A delivery: task id and number."""
@@ -98,7 +103,9 @@ def _put(task: Task, changed: Delivery) -> Task:
 class Outbox:
     """When each delivery that is on disk is due, and who waits for one. One event loop.
 
-    A leased delivery is one that is due later: when its sender stays silent, the next one gets it.
+    A leased delivery is one that is due later: when its sender stays silent, the next one gets it. One host
+    has at most MAX_LEASED_PER_HOST at a time, and what is due beyond that is held back until one of them
+    ends, so that a host that hangs does not take all senders.
     """
 
     def __init__(self) -> None:
@@ -106,42 +113,52 @@ class Outbox:
         self._next_at: dict[Key, float] = {}
         self._agenda: list[tuple[float, Key]] = []
         self._numbers: dict[str, tuple[int, ...]] = {}
+        self._leased: dict[Key, str] = {}
+        self._hosts: dict[Key, str] = {}
+        self._busy: Counter[str] = Counter()
+        self._held: dict[str, deque[Key]] = {}
         self._idle: set[asyncio.Future[None]] = set()
 
     def load(self, tasks: Iterable[Task]) -> None:
         """Forget everything and begin with what these tasks owe."""
-        for state in (self._due_at, self._next_at, self._agenda, self._numbers):
+        for state in (self._due_at, self._next_at, self._agenda, self._numbers, self._leased, self._hosts):
             state.clear()
+        self._busy.clear()
+        self._held.clear()
         for task in tasks:
             self.follow(task)
 
     def follow(self, task: Task) -> None:
         """Take over what a task owes, as it is on disk now."""
-        owed = {} if task.is_deleted else {each.number: each.due_at for each in task.deliveries}
+        pending = [] if task.is_deleted else [each for each in task.deliveries if each.due_at is not None]
+        owed = {each.number for each in pending}
         for number in self._numbers.pop(task.id, ()):
-            if owed.get(number) is None:
-                self._due_at.pop((task.id, number), None)
-                self._next_at.pop((task.id, number), None)
-        pending = {number: due_at for number, due_at in owed.items() if due_at is not None}
-        for number, due_at in pending.items():
-            if self._due_at.get((task.id, number)) != due_at:
-                self._due_at[task.id, number] = due_at
-                self._plan((task.id, number), due_at)
+            if number not in owed:
+                self._drop((task.id, number))
+        for each in pending:
+            key = (task.id, each.number)
+            if each.due_at is not None and self._due_at.get(key) != each.due_at:
+                self._drop(key)
+                self._due_at[key] = each.due_at
+                self._hosts[key] = urlsplit(each.url).netloc
+                self._plan(key, each.due_at)
         if pending:
-            self._numbers[task.id] = tuple(pending)
+            self._numbers[task.id] = tuple(owed)
 
     def forget(self, task_id: str) -> None:
         """The task's record is gone."""
         for number in self._numbers.pop(task_id, ()):
-            self._due_at.pop((task_id, number), None)
-            self._next_at.pop((task_id, number), None)
+            self._drop((task_id, number))
 
     def take(self, limit: int, now: float) -> Sequence[Key]:
         """Lease up to `limit` deliveries that are due, the longest overdue first."""
         taken: list[Key] = []
         while len(taken) < limit and self._agenda and self._agenda[0][0] <= now:
             at, key = heapq.heappop(self._agenda)
-            if self._next_at.get(key) == at:
+            if self._next_at.get(key) != at:
+                continue  # planned anew since
+            self._end_lease(key)
+            if self._lease(key):
                 taken.append(key)
         for key in taken:
             self._plan(key, now + CALLBACK_LEASE_S)
@@ -163,6 +180,37 @@ class Outbox:
         finally:
             self._idle.discard(waiter)
         return True
+
+    def _lease(self, key: Key) -> bool:
+        """False, and the delivery is held back, when its host has enough of them."""
+        host = self._hosts[key]
+        if self._busy[host] >= MAX_LEASED_PER_HOST:
+            self._next_at[key] = _HELD
+            self._held.setdefault(host, deque()).append(key)
+            return False
+        self._busy[host] += 1
+        self._leased[key] = host
+        return True
+
+    def _end_lease(self, key: Key) -> None:
+        """The host may have one more: the next that was held back."""
+        host = self._leased.pop(key, None)
+        if host is None:
+            return
+        self._busy[host] -= 1
+        held = self._held.get(host, deque())
+        while held:
+            next_key = held.popleft()
+            if self._next_at.get(next_key) == _HELD:
+                return self._plan(next_key, self._due_at[next_key])
+        self._held.pop(host, None)
+        if not self._busy[host]:
+            del self._busy[host]
+
+    def _drop(self, key: Key) -> None:
+        self._end_lease(key)
+        for state in (self._due_at, self._next_at, self._hosts):
+            state.pop(key, None)
 
     def _plan(self, key: Key, at: float) -> None:
         self._next_at[key] = at

@@ -21,7 +21,7 @@ from cluster.channel import ChannelAddress, ChannelServer
 from cluster.client import RegistryClient
 from cluster.delivery import CallbackReport, DeliveryStatus, DeliveryTry
 from cluster.errors import ClusterError, DeliveryNotFound, DeliveryPending, TaskNotFound
-from cluster.outbox import CALLBACK_LEASE_S, REMEMBERED_DELIVERIES, DueCallback
+from cluster.outbox import CALLBACK_LEASE_S, MAX_LEASED_PER_HOST, REMEMBERED_DELIVERIES, DueCallback
 from cluster.registry import TaskRegistry
 from cluster.store import TaskStore
 from cluster.task import Failure, FailureCode, NewTask, OutcomeKind, Task
@@ -186,6 +186,32 @@ async def test_leases_are_bounded_and_oldest_first(bench: Bench) -> None:
     assert [due.task.id for due in await bench.due(2)] == ["c"]
 
 
+async def test_one_host_does_not_take_all_senders(bench: Bench) -> None:
+    names = [f"slow{number}" for number in range(MAX_LEASED_PER_HOST + 2)]
+    for name in [*names, "quick"]:
+        url = "https://quick.example/" if name == "quick" else URL
+        await bench.calls.submit(new_task(id=name, callback_url=url, callback_request_id=name))
+        await bench.end(name)
+        bench.clock.advance(0.01)
+    leased = await bench.due(100)
+    assert [due.task.id for due in leased] == [*names[:MAX_LEASED_PER_HOST], "quick"]
+    assert await bench.due(100) == []
+    await bench.report(leased[0], 500)
+    assert [due.task.id for due in await bench.due(100)] == [names[-2]]
+    bench.clock.advance(CALLBACK_LEASE_S)
+    again = {due.task.id for due in await bench.due(100)}
+    assert len(again) == MAX_LEASED_PER_HOST + 1
+    for _ in range(3):
+        for due in [*leased, *await bench.due(100)]:
+            await bench.report(due, 200)
+        bench.clock.advance(CALLBACK_LEASE_S)
+    for due in await bench.due(100):
+        await bench.report(due, 200)
+    assert {each[1] for name in names for each in await bench.statuses(name)} == {SENT}
+    assert not bench.registry._book.outbox._busy
+    assert not bench.registry._book.outbox._held
+
+
 async def test_a_restart_loses_no_callback(bench: Bench) -> None:
     await bench.calls.submit(asked())
     await bench.end()
@@ -288,7 +314,7 @@ async def test_deliveries_of_one_task_are_bounded(bench: Bench) -> None:
     await bench.calls.submit(asked())
     await bench.end()
     for number in range(REMEMBERED_DELIVERIES + 5):
-        await bench.calls.submit(asked(f"{URL}/{number}", f"r{number}"))
+        await bench.calls.submit(asked(f"https://host{number}.example/", f"r{number}"))
     deliveries = (await bench.calls.get("t")).deliveries
     assert [each.number for each in deliveries] == list(range(7, 27))
     assert len(await bench.due(100)) == REMEMBERED_DELIVERIES
