@@ -18,7 +18,7 @@ from tests.api_client import SAMPLES, serving
 def echo_with(**fields):
     """diagnostics.echo under these changes."""
     model = CATALOG["diagnostics.echo"]
-    return {model.name: replace(model, **fields)}
+    return CATALOG | {model.name: replace(model, **fields)}
 
 
 async def test_a_model_without_its_weights_says_what_to_install(tmp_path):
