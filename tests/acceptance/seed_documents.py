@@ -60,3 +60,31 @@ def count_of_fences(path: Path) -> int:
 def _block(token: Token, seed: int, heading: str) -> Block:
     assert token.map is not None
     return Block(seed, token.map[0] + 1, token.info.strip(), heading, token.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What document 1, which has no fences, names in its lists and its table.
+
+    `system` are the keys of the system status with the keys inside each, `defaults` the form's, `schemas` the
+    fields of each answer that it names.
+    """
+
+    system: dict[str, list[str]]
+    defaults: dict[str, str]
+    schemas: dict[str, list[str]]
+
+
+def fields_of_seed_1() -> Fields:
+    text = (FOLDER / "1-flashvsr.md").read_text()
+    status = text.partition("### 响应字段")[2].partition("##")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE)
+    return Fields(
+        system={key: _named(rest) for key, rest in re.findall(r"^- `(\w+)`：(.*)$", status, re.MULTILINE)},
+        defaults=dict(re.findall(r"^  - `(\w+)`: .*默认 `?([\w.]+)`?", text, flags=re.MULTILINE)),
+        schemas={schema: _named(rest) for schema, rest in rows if _named(rest)},
+    )
+
+
+def _named(text: str) -> list[str]:
+    return [name for name in re.findall(r"`(\w+)`", text) if name != "bool"]

@@ -7,6 +7,7 @@ complete; a model without an engine must be refused as documented, and which tho
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ import pytest
 
 from tests.acceptance.seed_answers import ANSWERS, BODIES, FREE_TEXT, REQUESTS
 from tests.acceptance.seed_browser import IMAGE_LOADS, VIDEO_PLAYS, page_in
-from tests.acceptance.seed_documents import FOLDER, Block, blocks, count_of_fences
+from tests.acceptance.seed_documents import FOLDER, Block, blocks, count_of_fences, fields_of_seed_1
 from tests.acceptance.seed_programs import PARTS, PROGRAMS, runnable
-from tests.acceptance.seed_scene import PREFIXES, Ran, Scene, listening, program, scene_in
+from tests.acceptance.seed_scene import PREFIXES, SAMPLES, Ran, Scene, listening, program, scene_in
 from tests.acceptance.seed_shapes import differences, documented
 from tests.server import free_port
 
@@ -148,6 +149,40 @@ def test_flask_receiver(scene: Scene) -> None:
         text = printed.read_text()
     assert f"任务 {task_id} completed\n" in text
     assert f"'audio_path': '{status['result']['audio_path']}'" in text
+
+
+@on_the_root_and_alone
+def test_fields_of_seed_1(scene: Scene, is_alone: bool) -> None:
+    """Document 1 has no fences: its endpoints in order, and every field that it names."""
+    fields, base = fields_of_seed_1(), "/flashvsr/api" if is_alone else "/api"
+    file = ("input.mp4", (SAMPLES / "carphone_distorted.mp4").read_bytes())
+    created = scene.call("POST", f"{base}/tasks/", files={"file": file})
+    assert created.status_code == 201, created.text
+    path = f"{base}/tasks/{created.json()['id']}"
+    ended = scene.reached(path, "completed")
+    progress = scene.get(f"{path}/progress").json()
+    listed = scene.get(f"{base}/tasks/?page=1&page_size=20&status=completed").json()
+    answers = {
+        "TaskParameters": [created.json()["parameters"], ended["parameters"]],
+        "TaskResponse": [created.json(), ended, *listed["tasks"]],
+        "TaskProgressResponse": [progress],
+    }
+    assert fields.schemas.keys() == answers.keys()
+    for schema, real in answers.items():
+        assert all(one.keys() >= set(fields.schemas[schema]) for one in real), schema
+    defaults = {name: json.loads(text) for name, text in fields.defaults.items()}
+    assert (len(defaults), {name: ended["parameters"][name] for name in defaults}) == (6, defaults)
+    assert (scene.call("DELETE", path).status_code, scene.get(path).status_code) == (204, 404)
+
+
+@on_the_root_and_alone
+def test_system_status_of_seed_1(scene: Scene, is_alone: bool) -> None:
+    real = scene.get(f"{'/flashvsr' if is_alone else ''}/api/system/status").json()
+    for key, inner in fields_of_seed_1().system.items():
+        if key == "gpu_info" and not real["gpu_available"]:
+            assert real[key] is None
+        else:
+            assert not set(inner) - real[key].keys() if inner else isinstance(real[key], bool)
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
