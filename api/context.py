@@ -18,8 +18,8 @@ from cluster.task import (
     TaskEvent,
     TaskPage,
     TaskQuery,
-    Waiting,
 )
+from cluster.waiting import Waiting
 from models.engine import ModelSpec
 
 

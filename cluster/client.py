@@ -38,8 +38,8 @@ from cluster.task import (
     TaskPage,
     TaskQuery,
     Verdict,
-    Waiting,
 )
+from cluster.waiting import Waiting
 
 PATIENCE_S = 30.0
 

@@ -27,8 +27,8 @@ from cluster.task import (
     TaskEvent,
     TaskPage,
     TaskQuery,
-    Waiting,
 )
+from cluster.waiting import Waiting
 
 _WAIT_S = 10.0
 _PAUSE_S = 0.2

@@ -42,10 +42,9 @@ from cluster.task import (
     TaskPage,
     TaskQuery,
     Verdict,
-    Waiting,
     step,
 )
-from cluster.waiting import why_waiting
+from cluster.waiting import Waiting, why_waiting
 
 START_DEADLINE = Failure(FailureCode.TIMEOUT, "the task waited longer than its start deadline")
 UNEXPLAINED = Failure(FailureCode.INTERNAL_ERROR, "the replica gave no reason")

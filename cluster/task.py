@@ -311,29 +311,6 @@ class Depth:
     oldest_wait_s: float = 0.0
 
 
-class WaitReason(StrEnum):
-    """Why a queued task does not run yet."""
-
-    RETRY_DELAY = "retry_delay"  # its last attempt failed and the pause before the next is not over
-    REPLICA_STARTING = "replica_starting"
-    NO_REPLICA = "no_replica"
-    TENANT_CAP = "tenant_cap"  # the tenant runs as many tasks of the service as it may
-    QUEUE = "queue"  # others are served first, or the replicas are busy
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Why a queued task waits, since when, and how many tasks of its service come before it.
-
-    `ahead` is None while a retry delay runs: the task has no place in the queue.
-    """
-
-    reason: WaitReason
-    since: float
-    ahead: int | None
-    text: str
-
-
 @dataclass(frozen=True, slots=True)
 class LogLines:
     """Consecutive lines of one attempt's log; `first` is the number of the first, from 0."""

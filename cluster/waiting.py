@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 from cluster.fair_queue import FairQueue
 from cluster.presence import Presence
-from cluster.task import Task, Waiting, WaitReason
+from cluster.task import Task
+
+
+class WaitReason(StrEnum):
+    """Why a queued task does not run yet."""
+
+    RETRY_DELAY = "retry_delay"  # its last attempt failed and the pause before the next is not over
+    REPLICA_STARTING = "replica_starting"
+    NO_REPLICA = "no_replica"
+    TENANT_CAP = "tenant_cap"  # the tenant runs as many tasks of the service as it may
+    QUEUE = "queue"  # others are served first, or the replicas are busy
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a queued task waits, since when, and how many tasks of its service come before it.
+
+    `ahead` is None while a retry delay runs: the task has no place in the queue.
+    """
+
+    reason: WaitReason
+    since: float
+    ahead: int | None
+    text: str
 
 
 def why_waiting(task: Task, queue: FairQueue, presence: Presence, now: float, now_s: float) -> Waiting:

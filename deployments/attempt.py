@@ -157,7 +157,7 @@ class RunningAttempt(RunContext):
         with ATTEMPT_LOGS.collecting(self.log):
             outcome = self._ended(engines)
             self._moved_s = time.monotonic()
-            self._store_log()
+            self.store_log()
         self._moved_s = math.inf
         return outcome
 
@@ -182,6 +182,18 @@ class RunningAttempt(RunContext):
             self._delete_outputs()
         elif outcome.kind is OutcomeKind.SUCCEEDED and self._has_committed:
             self._storage.delete_prefix(keys.partial_prefix(self.task_id))
+
+    def store_log(self) -> None:
+        """Keep the log beside the outputs; losing it must not cost the result."""
+        known = self.log.known()
+        if not known.lines:
+            return
+        try:
+            with self._storage.writer(keys.log_key(self.task_id, self.task.fence)) as writer:
+                writer.write(as_file(known))
+                writer.commit()
+        except Exception as error:  # noqa: BLE001 - the attempt edge: the outcome is known and must be told
+            self.logger.warning("the attempt's log was not stored: %s", error)
 
     def _delete_outputs(self) -> None:
         log_key = keys.log_key(self.task_id, self.task.fence)
@@ -285,18 +297,6 @@ class RunningAttempt(RunContext):
         finally:
             self._moved_s = time.monotonic()
             self._is_in_engine = False
-
-    def _store_log(self) -> None:
-        """Keep the log beside the outputs; losing it must not cost the result."""
-        known = self.log.known()
-        if not known.lines:
-            return
-        try:
-            with self._storage.writer(keys.log_key(self.task_id, self.task.fence)) as writer:
-                writer.write(as_file(known))
-                writer.commit()
-        except Exception as error:  # noqa: BLE001 - the attempt edge: the outcome is known and must be told
-            self.logger.warning("the attempt's log was not stored: %s", error)
 
 
 def _files_below(folder: Path) -> list[Path]:

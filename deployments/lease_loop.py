@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +29,8 @@ _PAUSE_S = 0.5
 _HEALTH_BOUND_S = 60.0
 # How long an engine may ignore a cancel or its deadline before the whole process goes.
 _STOP_BOUND_S = 10.0
+# How long the log of such an attempt may take to be stored before its process goes.
+_LOG_BOUND_S = 2.0
 
 
 class Worker(Protocol):
@@ -213,6 +216,8 @@ class LeaseLoop:
             if attempt.overdue_s < _STOP_BOUND_S:
                 continue
             logger.error("task %s ignores its end: this replica exits and is replaced", attempt.task_id)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(attempt.store_log), _LOG_BOUND_S)
             await self._registry.finish([attempt.deaf_outcome()])
             if attempt.overdue_s >= _STOP_BOUND_S:  # unless it ended while the registry was asked
                 os._exit(1)

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from api.dialects import TASKS
 from api.results import UrlOf
 from api.views.tasks import MESSAGES, TaskStatus, message, status_view
-from cluster.task import LogLines, Progress, Status, Task, TaskEvent, Waiting, WaitReason
+from cluster.task import LogLines, Progress, Status, Task, TaskEvent
+from cluster.waiting import Waiting, WaitReason
 
 _STATUS_AFTER = {
     "create": Status.QUEUED,

@@ -103,6 +103,7 @@ async def test_a_listener_goes_on_where_it_was(server):
         seen = stream.last_id
     server.store_log(task, "one", "two", "three", "four")
     await server.base.fail(task, "it broke")
+    await heard(server, lambda known: known.status.is_final)
     async with server.events("t", seen) as stream:
         rest = await stream.rest()
     assert [kind for kind, _ in rest] == ["log", "status", "end"]

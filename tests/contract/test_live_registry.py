@@ -12,7 +12,8 @@ from cluster.book import RegistryLimits
 from cluster.follower import TaskFollower
 from cluster.registry import TaskRegistry
 from cluster.store import TaskStore
-from cluster.task import Beat, Failure, FailureCode, LogLines, OutcomeKind, Progress, Task, WaitReason
+from cluster.task import Beat, Failure, FailureCode, LogLines, OutcomeKind, Progress, Task
+from cluster.waiting import WaitReason
 from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, new_task, outcome
 

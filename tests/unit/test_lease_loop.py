@@ -196,7 +196,9 @@ async def test_an_attempt_that_waits_for_its_report_is_not_deaf(rig: Rig, exits:
     assert exits == []
 
 
-async def test_an_engine_that_ignores_its_deadline_is_reported_and_ended(rig: Rig, exits: list[int]) -> None:
+async def test_an_engine_that_ignores_its_deadline_is_reported_and_ended(
+    rig: Rig, exits: list[int], storage: ArtifactStore
+) -> None:
     hears, released = threading.Event(), threading.Event()
 
     def deaf(context: Any) -> Any:
@@ -205,9 +207,11 @@ async def test_an_engine_that_ignores_its_deadline_is_reported_and_ended(rig: Ri
         context.check()
 
     await rig.begin(task("x", run_timeout_s=0.05))
+    rig.worker.attempts["x", "1-r"].log.append("the last words")
     running = asyncio.create_task(asyncio.to_thread(rig.worker.attempts["x", "1-r"].run, engines(deaf)))
     await asyncio.to_thread(hears.wait)
     await rig.registry.until(lambda: bool(rig.registry.finished))
+    assert keys_below(storage, "tasks/x/") == [keys.log_key("x", "1-r")]
     await rig.registry.beats_more(1)
     released.set()
     rig.worker.ended["x", "1-r"].set_result(await running)
