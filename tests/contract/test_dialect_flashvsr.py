@@ -331,7 +331,7 @@ async def test_result_before_there_is_one(server):
     assert (answer.status_code, answer.json()) == (400, {"detail": "任务尚未完成或没有可用的部分结果"})
     task = await server.start("flashvsr")
     await server.succeed(task, out__mp4=VIDEO.read_bytes())
-    server.storage.delete(f"tasks/{body['id']}/1/out.mp4")
+    server.storage.delete(f"tasks/{body['id']}/{task.fence}/out.mp4")
     gone = await server.http.get(f"/flashvsr/api/files/{body['id']}/result")
     assert (gone.status_code, gone.json()) == (404, {"detail": "结果文件不存在"})
 
