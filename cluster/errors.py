@@ -60,7 +60,7 @@ class DuplicateTask(ClusterError):
 class DeliveryNotFound(ClusterError):
     """The task has no callback delivery of this number."""
 
-    def __init__(self, task_id: str, number: int) -> None:
+    def __init__(self, task_id: str, number: int | str) -> None:
         super().__init__(task_id, number)
         self.task_id = task_id
         self.number = number

@@ -12,6 +12,7 @@ from api.edge import edge_of, own_task
 from api.routing import direct_router
 from api.views.deliveries import DeliveryList, DeliveryView, delivery_view, list_view
 from api.views.problems import problems
+from cluster.errors import DeliveryNotFound
 from cluster.outbox import delivery_of
 
 router = direct_router("tasks")
@@ -24,13 +25,17 @@ async def list_deliveries(request: Request, task_id: str) -> Response:
 
 
 @router.post(
-    "/v1/tasks/{task_id}/deliveries/{number:int}/replay",
+    "/v1/tasks/{task_id}/deliveries/{number}/replay",
     response_model=DeliveryView,
     responses=problems(404, 409, 422, 503),
 )
-async def replay_delivery(request: Request, task_id: str, number: int) -> Response:
+async def replay_delivery(request: Request, task_id: str, number: str) -> Response:
     """Send an ended delivery again, now, under the same webhook-id; 409 while it is pending."""
     task = await own_task(request, task_id)
+    # Not Starlette's own int: it fails on thousands of digits.
+    delivery = next((each for each in task.deliveries if str(each.number) == number), None)
+    if delivery is None:
+        raise DeliveryNotFound(task.id, number[:20])
     registry = edge_of(request).context.registry
-    task = await registry.replay_callback(task.id, number, uuid.uuid4().hex)
-    return Json(delivery_view(task, delivery_of(task, number)))
+    task = await registry.replay_callback(task.id, delivery.number, uuid.uuid4().hex)
+    return Json(delivery_view(task, delivery_of(task, delivery.number)))
