@@ -21,6 +21,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from models.media import ffmpeg_path
 from tests.acceptance.seed_documents import Block
 from tests.server import ServerProcess, eventually
 
@@ -32,8 +33,11 @@ PREFIXES = ("/indexed", "/flashvsr", "/hallo2", "/creation", "/tasks")
 PATIENCE_S = 300.0
 """An example that polls would poll for ever if the server were wrong."""
 
-NEVER_ENDS = 901
-"""The index of a job that is still running whenever it is asked for."""
+NEVER_ENDS, FILM = 901, 902
+"""Indices of jobs for these tests: one that runs whenever it is asked for, and one that makes a film."""
+
+FRAMES = 12
+"""Length of the clip that these tests upscale: they ask what comes back, not how good it is."""
 
 STORED_AS = {
     "videos/input.mp4": "bigbuckbunny.mp4",
@@ -285,17 +289,19 @@ def assert_refused(answer: httpx.Response, refusal: Refusal) -> None:
 def scene_in(folder: Path) -> Iterator[Scene]:
     """A server on a fresh data folder, a receiver of callbacks, and the documents' files."""
     delivered: list[Delivered] = []
+    files = folder / "files"
+    files.mkdir()
     server = ServerProcess(
         folder / "data",
         sets=["diagnostics.min_replicas=1", "flashvsr.min_replicas=1"],
         show_diagnostics="true",
         callback_allow_cidrs="127.0.0.0/8",
-        catalog=str(_catalog(folder / "jobs.yaml")),
+        catalog=str(_catalog(files / "jobs.yaml")),
     )
-    files = folder / "files"
-    files.mkdir()
     Image.open(SAMPLES / "portrait.png").convert("RGB").save(files / "person.jpg")
     shutil.copyfile(SAMPLES / "conversation.wav", files / "speech.wav")
+    cut = ["-i", str(SAMPLES / "carphone_distorted.mp4"), "-frames:v", str(FRAMES), "-pix_fmt", "yuv420p"]
+    subprocess.run([ffmpeg_path(), "-v", "error", *cut, str(files / "input.mp4")], check=True)
     server.start()
     try:
         for key, sample in STORED_AS.items():
@@ -307,10 +313,13 @@ def scene_in(folder: Path) -> Iterator[Scene]:
 
 
 def _catalog(path: Path) -> Path:
-    """The job catalogue that ships, and a job for the state that its own do not stay in."""
+    """The job catalogue that ships, over a folder of ours, and the jobs of these tests."""
     content = yaml.safe_load((ROOT / "api" / "jobs.yaml").read_text())
-    content["root"] = str(SAMPLES)
+    content["root"] = str(path.parent)
+    for sample in SAMPLES.glob("*.mp4"):
+        shutil.copyfile(sample, path.parent / sample.name)
     content["jobs"][NEVER_ENDS] = {"task": "diagnostics.echo", "inputs": {"sleep_s": 3600}}
+    content["jobs"][FILM] = {"task": "flashvsr.upscale_video", "inputs": {"video_path": "input.mp4"}}
     path.write_text(yaml.safe_dump(content))
     return path
 

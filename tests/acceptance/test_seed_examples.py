@@ -18,7 +18,7 @@ from tests.acceptance.seed_answers import ANSWERS, BODIES, FREE_TEXT, REQUESTS
 from tests.acceptance.seed_browser import IMAGE_LOADS, VIDEO_PLAYS, page_in
 from tests.acceptance.seed_documents import FOLDER, Block, blocks, count_of_fences, fields_of_seed_1
 from tests.acceptance.seed_programs import PARTS, PROGRAMS, runnable
-from tests.acceptance.seed_scene import PREFIXES, SAMPLES, Ran, Scene, listening, program, scene_in
+from tests.acceptance.seed_scene import FILM, PREFIXES, Ran, Scene, listening, program, scene_in
 from tests.acceptance.seed_shapes import differences, documented
 from tests.server import free_port
 
@@ -113,11 +113,11 @@ def test_html(scene: Scene, is_alone: bool) -> None:
     """seed0:L147: the picture has pixels and the film plays, in a page of another origin."""
     browser = program("chromium", "chromium-browser", "google-chrome")
     block = BY_PLACE[HTML]
-    film = scene.get(f"/indexed/api/task/{scene.indexed(2)}/result").json()["files"]
+    film = scene.get(f"/indexed/api/task/{scene.indexed(FILM)}/result").json()["files"]
     image = scene.get(f"/indexed/api/task/{scene.indexed(1)}/result").json()["files"]
     names = {
         "{task_id}/file/result.jpg": f"{scene.indexed(1)}/file/{first(image, 'image')}",
-        "{task_id}/file/output.mp4": f"{scene.indexed(2)}/file/{first(film, 'video')}",
+        "{task_id}/file/output.mp4": f"{scene.indexed(FILM)}/file/{first(film, 'video')}",
     }
     html = scene.filled(block, base_of(block, is_alone=is_alone), names)
     with page_in(browser) as page:
@@ -155,7 +155,7 @@ def test_flask_receiver(scene: Scene) -> None:
 def test_fields_of_seed_1(scene: Scene, is_alone: bool) -> None:
     """Document 1 has no fences: its endpoints in order, and every field that it names."""
     fields, base = fields_of_seed_1(), "/flashvsr/api" if is_alone else "/api"
-    file = ("input.mp4", (SAMPLES / "carphone_distorted.mp4").read_bytes())
+    file = ("input.mp4", (scene.folder / "input.mp4").read_bytes())
     created = scene.call("POST", f"{base}/tasks/", files={"file": file})
     assert created.status_code == 201, created.text
     path = f"{base}/tasks/{created.json()['id']}"
