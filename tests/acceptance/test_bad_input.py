@@ -28,6 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         tmp_path_factory.mktemp("bad") / "data",
         sets=["ffmpeg.min_replicas=0"],
         max_upload_bytes=str(UPLOAD_LIMIT_BYTES),
+        hosts="flashvsr.example.com=flashvsr",
     )
     server.start()
     yield server
@@ -61,7 +62,8 @@ def ask(server: ServerProcess, method: str, target: str, body: bytes = b"", **he
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if "transfer-encoding" not in named:
         named.setdefault("content-length", str(len(body)))
-    head = f"{method} {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+    named.setdefault("host", "127.0.0.1")
+    head = f"{method} {target} HTTP/1.1\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in named.items()) + "\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read to its end
@@ -197,6 +199,13 @@ def test_two_lengths_are_one_too_many(server: ServerProcess) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head)
         assert read_answer(connection).status == 400
+
+
+def test_a_mapped_host_name_reaches_its_dialect_through_the_proxy(server: ServerProcess) -> None:
+    mapped = ask(server, "GET", "/", host="FlashVSR.example.com:8443")
+    assert json.loads(mapped.body)["name"] == "FlashVSR"
+    forwarded = ask(server, "GET", "/", x_forwarded_host="flashvsr.example.com")
+    assert json.loads(forwarded.body)["name"] == "mediaray"
 
 
 @pytest.mark.parametrize("given", ["", "find-me-1"], ids=["none", "given"])
