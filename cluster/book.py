@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.changes import Changes
 from cluster.commits import Batch, GroupCommit
 from cluster.errors import RegistryUnavailable
 from cluster.fair_queue import FairQueue
@@ -21,7 +22,7 @@ from cluster.leases import Leases
 from cluster.outbox import Outbox, with_callback
 from cluster.presence import Presence
 from cluster.retry import retry_delay_s
-from cluster.store import Changes, TaskStore
+from cluster.store import TaskStore
 from cluster.task import (
     Attempt,
     Beat,
@@ -167,8 +168,9 @@ class TaskBook:
         self, task: Task, event: str | None, detail: str = "", *, is_new: bool = False, within_s: float = 0.0
     ) -> Batch:
         """Put a task's new state in memory, and into a transaction that is written `within_s`."""
-        now = self._now()
-        task = replace(task, updated_at=now)
+        now = task.updated_at if is_new else self._now()
+        if not is_new:
+            task = replace(task, updated_at=now)
         batch = self.commits.batch(within_s)
         batch.put(task, is_new=is_new)
         if event is not None:
@@ -342,18 +344,21 @@ class TaskBook:
         """After a commit: followers learn what is on disk, not what memory holds by now."""
         for committed in batch.tasks.values():
             known = self.known(committed.id)
-            self._publish(committed if known is None else replace(committed, progress=known.progress), known)
+            if known is None or known is committed:
+                self._publish(committed, known)
+            else:
+                self._publish(replace(committed, progress=known.progress), known)
             if committed.deliveries:
                 self.outbox.follow(committed)
         self.outbox.wake(self._now())
 
     def _publish(self, task: Task, known: Task | None) -> None:
         """Tell followers; memory, which may be a change ahead, takes the version alone."""
-        version = self.feed.next_version()
-        self.feed.publish(replace(task, version=version))
+        shown = replace(task, version=self.feed.next_version())
+        self.feed.publish(shown)
         if known is not None:
             memory = self.live if known.id in self.live else self._ended
-            memory[known.id] = replace(known, version=version)
+            memory[known.id] = shown if known is task else replace(known, version=shown.version)
 
     def _wake_one(self, service: str) -> None:
         for waiter in self._idle.get(service, ()):

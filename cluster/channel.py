@@ -14,9 +14,10 @@ import itertools
 import logging
 import pickle
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 _LENGTH_BYTES = 4
 _PROOF_BYTES = 32
@@ -40,17 +41,66 @@ class ChannelBroken(Exception):
     """The registry's process has gone: ask Ray for the new one. Whether the call was made is unknown."""
 
 
+class _Frames(asyncio.Protocol, ABC):
+    """One end of a line: cuts what arrives into frames, frames what goes out.
+
+    A protocol, not a pair of streams: those wake a task of their own twice for every frame.
+    """
+
+    max_frame_bytes = _MAX_FRAME_BYTES
+
+    def __init__(self) -> None:
+        self._arrived = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._arrived += data
+        while (frame := self._cut()) is not None:
+            self.take(frame)
+
+    @abstractmethod
+    def take(self, frame: bytes) -> None:
+        """A frame has arrived."""
+
+    def send(self, frame: bytes) -> None:
+        """Send it, unless the other end has gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(len(frame).to_bytes(_LENGTH_BYTES, "big") + frame)
+
+    def hang_up(self) -> None:
+        self._arrived.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _cut(self) -> bytes | None:
+        """The next whole frame that is there."""
+        if len(self._arrived) < _LENGTH_BYTES:
+            return None
+        end = _LENGTH_BYTES + int.from_bytes(self._arrived[:_LENGTH_BYTES], "big")
+        if end > _LENGTH_BYTES + self.max_frame_bytes:
+            self.hang_up()
+            return None
+        if len(self._arrived) < end:
+            return None
+        frame = bytes(self._arrived[_LENGTH_BYTES:end])
+        del self._arrived[:end]
+        return frame
+
+
 class ChannelServer:
     """The actor's side: answers every frame with what `call_many` returns. One event loop."""
 
     def __init__(self, call_many: CallMany) -> None:
         self._call_many = call_many
         self._proof = secrets.token_bytes(_PROOF_BYTES)
-        self._answers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str) -> ChannelAddress:
-        self._server = await asyncio.start_server(self._serve, host, 0)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Caller(self._call_many, self._proof), host, 0)
         return ChannelAddress(host, self._server.sockets[0].getsockname()[1], self._proof)
 
     def close(self) -> None:
@@ -58,99 +108,95 @@ class ChannelServer:
         if self._server is not None:
             self._server.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if not hmac.compare_digest(await reader.readexactly(_PROOF_BYTES), self._proof):
-                return
-            while True:
-                frame = await _read(reader)
-                answer = asyncio.get_running_loop().create_task(self._answer(frame, writer))
-                self._answers.add(answer)
-                answer.add_done_callback(self._answers.discard)
-        except (OSError, EOFError):
-            return  # the caller has gone
-        finally:
-            writer.close()
 
-    async def _answer(self, frame: bytes, writer: asyncio.StreamWriter) -> None:
+class _Caller(_Frames):
+    """One connection to the actor: the proof first, then calls."""
+
+    max_frame_bytes = _PROOF_BYTES
+
+    def __init__(self, call_many: CallMany, proof: bytes) -> None:
+        super().__init__()
+        self._call_many = call_many
+        self._proof = proof
+        self._is_known = False
+        self._answers: set[asyncio.Task[None]] = set()
+
+    def take(self, frame: bytes) -> None:
+        if self._is_known:
+            answer = asyncio.get_running_loop().create_task(self._answer(frame))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
+        elif hmac.compare_digest(frame, self._proof):
+            self._is_known = True
+            self.max_frame_bytes = _MAX_FRAME_BYTES
+        else:
+            self.hang_up()
+
+    async def _answer(self, frame: bytes) -> None:
         try:
             number, calls = pickle.loads(frame)  # noqa: S301 - the caller has shown the proof
-            _write(writer, (number, await self._call_many(calls)))
-            await writer.drain()
-        except OSError:
-            return  # the caller has gone
+            self.send(_pickled((number, await self._call_many(calls))))
         except Exception:  # the loop edge: a caller without an answer would wait for ever
             logger.exception("a call over the line failed: hanging up")
-            writer.close()
+            self.hang_up()
 
 
-class ChannelClient:
+class ChannelClient(_Frames):
     """The caller's side. Calls may overlap; each gets its own answer. One event loop."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
+    def __init__(self) -> None:
+        super().__init__()
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._is_closed = False
-        self._reading = asyncio.get_running_loop().create_task(self._read_answers(reader))
 
     @classmethod
     async def connect(cls, address: ChannelAddress) -> ChannelClient:
         """Raises ChannelBroken."""
         try:
-            reader, writer = await asyncio.open_connection(address.host, address.port)
+            _, line = await asyncio.get_running_loop().create_connection(cls, address.host, address.port)
         except OSError as error:
             raise ChannelBroken(str(error)) from error
-        writer.write(address.proof)
-        return cls(reader, writer)
+        line.send(address.proof)
+        return line
 
     async def call_many(self, calls: Any) -> Any:
         """Raises ChannelBroken."""
         if self._is_closed:
             raise ChannelBroken("closed")
         number = next(self._numbers)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        frame = _pickled((number, calls))
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self.send(frame)
         try:
-            _write(self._writer, (number, calls))
             return await answer
         finally:
             self._waiting.pop(number, None)
 
     def close(self) -> None:
-        self._reading.cancel()
+        self.hang_up()
         self._end()
 
-    async def _read_answers(self, reader: asyncio.StreamReader) -> None:
+    def take(self, frame: bytes) -> None:
         try:
-            while True:
-                number, answer = pickle.loads(await _read(reader))  # noqa: S301 - from the registry Ray named
-                waiting = self._waiting.get(number)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(answer)
-        except (OSError, EOFError):
-            return  # `_end` tells the callers
+            number, answer = pickle.loads(frame)  # noqa: S301 - from the registry Ray named
         except Exception:  # the loop edge: an answer that cannot be read ends the line
             logger.exception("an answer over the line could not be read")
-        finally:
-            self._end()
+            self.close()
+            return
+        waiting = self._waiting.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._end()
 
     def _end(self) -> None:
         self._is_closed = True
-        self._writer.close()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(ChannelBroken("the connection ended"))
 
 
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    """One frame; raises EOFError where the connection ends, OSError where it breaks."""
-    size_bytes = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
-    if size_bytes > _MAX_FRAME_BYTES:
-        raise EOFError(f"a frame of {size_bytes} bytes")
-    return await reader.readexactly(size_bytes)
-
-
-def _write(writer: asyncio.StreamWriter, value: Any) -> None:
-    frame = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    writer.write(len(frame).to_bytes(_LENGTH_BYTES, "big") + frame)
+def _pickled(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)

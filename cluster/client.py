@@ -80,6 +80,7 @@ class RegistryClient:
         self._connecting = asyncio.Lock()
         self._pending: _Pending = []
         self._sender: asyncio.Task[None] | None = None
+        self._is_sending = False
 
     async def submit(self, new: NewTask) -> Submission:
         submission: Submission = await self._call_together("submit", new)
@@ -165,17 +166,30 @@ class RegistryClient:
         return _value((await self._ask([(method, args)]))[0])
 
     async def _call_together(self, method: str, *args: Any) -> Any:
-        """A quick call: travels with those made in this turn, or while a batch is under way."""
+        """A quick call: at once where none is under way, else with all that come meanwhile."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._pending.append((method, args, answer))
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.get_running_loop().create_task(self._send_pending())
+        if self._is_sending:
+            self._pending.append((method, args, answer))
+        else:
+            await self._send_first((method, args, answer))
         return _value(await answer)
+
+    async def _send_first(self, call: tuple[str, tuple[Any, ...], asyncio.Future[Any]]) -> None:
+        """Send a call from its caller's own task: starting another costs as much as the sending."""
+        self._is_sending = True
+        try:
+            await self._send([call])
+        finally:
+            if self._pending:
+                self._sender = asyncio.get_running_loop().create_task(self._send_pending())
+            else:
+                self._is_sending = False
 
     async def _send_pending(self) -> None:
         while self._pending:
             batch, self._pending = self._pending, []
             await self._send(batch)
+        self._is_sending = False
 
     async def _send(self, batch: _Pending) -> None:
         answers: Sequence[Any]

@@ -9,7 +9,6 @@ import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,35 +17,14 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import URL, make_url
 
-from cluster.errors import RegistryFault, RegistryUnavailable, Superseded
-from cluster.records import from_row, to_row, to_update
+from cluster.changes import Changes, ChangeWriter, refusal
+from cluster.errors import RegistryUnavailable
+from cluster.records import from_row
 from cluster.schema import events, facts, tasks
 from cluster.task import FINAL, Status, Task, TaskEvent, TaskPage, TaskQuery
 
 _FINAL_WORDS = [status.value for status in FINAL]
 _IDS_PER_QUERY = 500
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one transaction writes; a task that changes twice is written once, in its last state."""
-
-    tasks: dict[str, Task] = field(default_factory=dict)
-    created: dict[str, dict[str, Any]] = field(default_factory=dict)
-    updated: dict[str, dict[str, Any]] = field(default_factory=dict)
-    events: list[TaskEvent] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-
-    def put(self, task: Task, *, is_new: bool = False) -> None:
-        """Add a task's new state; raises RegistryFault, and adds nothing, for what JSON cannot carry."""
-        try:
-            if is_new or task.id in self.created:
-                self.created[task.id] = to_row(task)
-            else:
-                self.updated[task.id] = to_update(task)
-        except (TypeError, ValueError) as error:
-            raise RegistryFault(f"task {task.id} cannot be recorded: {error}") from error
-        self.tasks[task.id] = task
 
 
 class TaskStore:
@@ -56,9 +34,8 @@ class TaskStore:
         self._url = _driver_url(url)
         self._engine = _engine(self._url)
         self._epoch = 0
-        self._epoch_query = str(_EPOCH.compile(self._engine, compile_kwargs={"literal_binds": True}))
         self._lock: IO[bytes] | None = None
-        self._writer: sa.Connection | None = None
+        self._writer = ChangeWriter(self._engine)
 
     @property
     def redacted_url(self) -> str:
@@ -82,7 +59,7 @@ class TaskStore:
         return self._epoch
 
     def close(self) -> None:
-        self._drop_writer()
+        self._writer.close()
         self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
@@ -93,16 +70,7 @@ class TaskStore:
 
         Raises RegistryUnavailable when the disk or server refuses, Superseded.
         """
-        with self._writing() as connection:
-            if changes.created:
-                connection.execute(tasks.insert(), list(changes.created.values()))
-            if changes.updated:
-                connection.execute(_UPDATE, [_bound(row) for row in changes.updated.values()])
-            if changes.events:
-                connection.execute(events.insert(), [_event_row(event) for event in changes.events])
-            for ids in _slices(changes.removed):
-                connection.execute(events.delete().where(events.c.task_id.in_(ids)))
-                connection.execute(tasks.delete().where(tasks.c.id.in_(ids)))
+        self._writer.write(changes, self._epoch)
 
     def live(self) -> list[Task]:
         """Every task that has not ended, oldest first."""
@@ -194,68 +162,12 @@ class TaskStore:
             return [from_row(row) for row in connection.execute(query)]
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """A transaction of the current epoch, on a connection that is kept: a pool's costs half a commit."""
-        with _refusals():
-            if self._writer is None:
-                self._writer = self._engine.connect()
-            try:
-                with self._writer.begin():
-                    self._check_epoch(self._writer)
-                    yield self._writer
-            except BaseException:
-                self._drop_writer()
-                raise
-
-    def _check_epoch(self, connection: sa.Connection) -> None:
-        if connection.exec_driver_sql(self._epoch_query).scalar() != self._epoch:
-            raise Superseded(f"another task registry has opened the database (mine was epoch {self._epoch})")
-
-    def _drop_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with _refusals(), self._engine.begin() as connection:
-            yield connection
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Tell the database's errors as RegistryUnavailable."""
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        # The statement and its parameters stay out of the text: they are callers' inputs.
-        raise RegistryUnavailable(f"the task database refused: {error.orig}") from error
-
-
-_STEPPED = ("status", "is_deleted", "expires_at", "dedupe_key", "callback_due_at", "state")
-_UPDATE = (
-    tasks.update()
-    .where(tasks.c.id == sa.bindparam("row_id"))
-    .values({name: sa.bindparam(name) for name in _STEPPED})
-)
-
-
-# On PostgreSQL the row stays locked until the commit: nobody takes over in between.
-_EPOCH = sa.select(facts.c.value).where(facts.c.name == "epoch").with_for_update(read=True)
-
-
-def _bound(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in _STEPPED} | {"row_id": row["id"]}
-
-
-def _event_row(event: TaskEvent) -> dict[str, Any]:
-    return {
-        "task_id": event.task_id,
-        "at": event.at,
-        "event": event.event,
-        "attempt": event.attempt,
-        "detail": event.detail.replace("\0", "").encode("utf-8", "replace").decode(),
-    }
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            raise refusal(error) from error
 
 
 def _conditions(query: TaskQuery) -> list[sa.ColumnElement[bool]]:

@@ -504,7 +504,7 @@ def _set_max_pages(store: TaskStore, pages: int) -> None:
     """SQLite's own disk-full error, on every connection of the pool."""
     import sqlalchemy as sa
 
-    store._drop_writer()
+    store._writer.close()
     store._engine.dispose()
 
     def set_pages(connection, _record) -> None:
