@@ -1,16 +1,17 @@
-"""What the registry promises, with a virtual clock, over a real SQLite database.
+"""What the registry promises, with a virtual clock, over real databases: SQLite and PostgreSQL.
 
-Restarts are real: a second registry opens the same file, nothing else survives.
+Restarts are real: a second registry opens the same database, nothing else survives.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cluster.book import RegistryLimits
@@ -38,6 +39,7 @@ from cluster.task import (
     TaskQuery,
     Verdict,
 )
+from tests import postgres
 from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, new_task, outcome
 
@@ -51,15 +53,31 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(scope="module")
+def new_postgres_database() -> Iterator[Callable[[], str]]:
+    folder = postgres.programs()
+    if folder is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    with postgres.server(folder) as new_database:
+        yield new_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tasks.sqlite"
+    return request.getfixturevalue("new_postgres_database")()
+
+
 @pytest.fixture
-async def open_registry(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Callable[[], object]]:
+async def open_registry(database_url: str, clock: ManualClock) -> AsyncIterator[Callable[[], object]]:
     opened: list[TaskRegistry] = []
 
     async def open_one() -> TaskRegistry:
         """A registry on the same database; the one before is gone, as after kill -9."""
         for registry in opened:
             await registry.close()
-        opened[:] = [TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), clock, LIMITS)]
+        opened[:] = [TaskRegistry(TaskStore(database_url), clock, LIMITS)]
         await opened[0].open()
         return opened[0]
 
@@ -399,6 +417,22 @@ async def test_the_feed_tells_each_change_once(registry: TaskRegistry) -> None:
     assert [task.status for task in (await waiting).tasks] == ["running"]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_database_that_hangs_up_is_found_again(registry: TaskRegistry, database_url: str) -> None:
+    await registry.submit(new_task(id="before"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    with pytest.raises(RegistryUnavailable, match="the task database refused"):
+        await registry.submit(new_task(id="refused"))
+    await recovered(registry)
+    assert (await registry.submit(new_task(id="after"))).created
+    assert [task.id for task in await registry.lease(lease_request(slots=5))] == ["before", "after"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_full_disk_refuses_and_recovers(registry: TaskRegistry) -> None:
     """The database refuses one batch: its callers hear of it, nothing half-done stays."""
     await registry.submit(new_task(id="before"))
@@ -471,6 +505,7 @@ async def test_a_cancelled_result_is_not_taken(registry: TaskRegistry) -> None:
     assert await registry.finish([outcome(task, result={})]) == [False]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_second_registry_cannot_open_the_database(registry: TaskRegistry, tmp_path: Path) -> None:
     store = TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite")
     with pytest.raises(RegistryUnavailable, match="another server"):
