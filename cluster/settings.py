@@ -43,7 +43,10 @@ class Settings(BaseSettings):
     rate_limit_create: int = Field(100, ge=0)
     """Tasks a caller may create per minute at one ingress replica (each counts for itself); 0: no limit."""
     rate_limit_status: int = Field(200, ge=0)
-    """Status and result reads of a caller per minute at one ingress replica; 0: no limit."""
+    """Status and result reads of a caller per minute at one ingress replica; 0: no limit.
+
+    A caller is a tenant; without keys an address, which behind the private HAProxy is 127.0.0.1 for all.
+    """
     hosts: str = ""
     """Host names that serve one dialect alone: flashvsr.example.com=flashvsr, separated by commas."""
     max_upload_bytes: int = Field(4 * GIB, gt=0)
@@ -56,7 +59,8 @@ class Settings(BaseSettings):
     """Tasks of one service that one tenant may have running at a time; further ones wait. 0: no bound."""
     max_listeners: int = Field(800, gt=0)
     """Open event streams and long polls at one ingress replica; further ones answer 503. Below what the
-    replica takes at once (`max_ongoing_requests` in serve_config.yaml), so that other requests have room."""
+    replica takes at once (`max_ongoing_requests` in serve_config.yaml), so that other requests have room.
+    Where the keys are of several tenants, each may hold half of them."""
     max_pixels: int = Field(8192 * 8192, gt=0)
     """Largest accepted frame or image, in pixels of one side times the other."""
     download_url_ttl_s: int = Field(3600, gt=0)
@@ -88,19 +92,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> Settings:
-        if not self.is_loopback and not self.api_keys:
-            raise ValueError(
-                f"MEDIARAY_HTTP_HOST={self.http_host} is reachable from outside and MEDIARAY_API_KEYS is"
-                " empty: set keys, or listen on 127.0.0.1"
-            )
+        self.check_listener(self.http_host, "MEDIARAY_HTTP_HOST")
         return self
+
+    def check_listener(self, host: str, name: str) -> None:
+        """Raise ValueError for a listener beyond loopback without keys; `name` is where `host` was set."""
+        if not is_loopback(host) and not self.api_keys:
+            raise ValueError(
+                f"{name}={host} is reachable from outside and MEDIARAY_API_KEYS is empty: set keys, or listen"
+                " on 127.0.0.1"
+            )
 
     @property
     def is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.http_host).is_loopback
-        except ValueError:
-            return self.http_host == "localhost"
+        return is_loopback(self.http_host)
 
     @field_validator("callback_allow_cidrs")
     @classmethod
@@ -127,6 +132,14 @@ class Settings(BaseSettings):
     @property
     def workspace_path(self) -> Path:
         return self.workspace_dir or self.data_path / "work"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is that of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _networks(text: str) -> tuple[Network, ...]:
@@ -169,6 +182,10 @@ def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) ->
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.ingress.stop - 1),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Callers write X-Forwarded-For and -Proto themselves: uvicorn must believe nobody's.
+        "FORWARDED_ALLOW_IPS": "",
+        # Ray's own 15 lets anything else on the machine go first, also in front of the registry.
+        "RAY_worker_niceness": "0",
         # Waiting OpenMP threads sleep: spinning ones take the cores from encoder and neighbours.
         "OMP_WAIT_POLICY": "passive",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
