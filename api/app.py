@@ -17,6 +17,7 @@ from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
 from api.openapi import describe
+from api.origins import OriginGate, served_names
 from api.rate_limits import RateGate
 from api.routes import creation, deliveries, files, flashvsr, hallo2, indexed, live, root, system, tasks
 
@@ -93,7 +94,10 @@ def _add_middleware(app: FastAPI, context: ApiContext, access: Access, *, is_nam
     )
     app.add_middleware(RateGate, limits=access.limits, now=context.now)
     app.add_middleware(middleware.KeyGate, keys=access.keys, now=context.now)
+    app.add_middleware(middleware.HealthHeads)
     app.add_middleware(middleware.SlashForms)
+    if not access.keys:
+        app.add_middleware(OriginGate, names=served_names(settings, access.hosts), now=context.now)
     app.add_middleware(HostNames, hosts=access.hosts)
     app.add_middleware(middleware.Outermost, now=context.now, is_named=is_named)
 

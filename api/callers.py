@@ -79,10 +79,16 @@ def let_in(scope: Scope, tenant: str) -> None:
 
 def caller(request: Request) -> Caller:
     """The caller of an authenticated request; raises Unauthorized for one that carries no key."""
-    tenant = request.scope.get(_SCOPE_TENANT)
-    if tenant is None:
+    known = known_caller(request)
+    if known is None:
         raise Unauthorized(KEY_NEEDED)
-    return Caller(tenant)
+    return known
+
+
+def known_caller(request: Request) -> Caller | None:
+    """The caller; None for one without a key on an open path."""
+    tenant = request.scope.get(_SCOPE_TENANT)
+    return None if tenant is None else Caller(tenant)
 
 
 def source_of(scope: Scope, *, has_keys: bool) -> str:

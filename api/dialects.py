@@ -129,7 +129,7 @@ FLASHVSR = Dialect(
     root_paths=("/api/tasks", "/api/files", "/api/system"),
     words=words("pending", "processing", "completed", "failed", "failed"),
     uploads=(("POST", "/api/tasks"),),
-    creates=("POST /api/tasks",),
+    creates=("POST /api/tasks", "POST /api/tasks/{id}/export_from_chunks"),
     reads=("GET /api/tasks/{id}", "GET /api/tasks/{id}/progress"),
 )
 HALLO2 = Dialect(
@@ -144,7 +144,7 @@ HALLO2 = Dialect(
     error_body=coded_error,
     uploads=(("POST", "/api/v1/inference/hallo2"),),
     creates=("POST /api/v1/inference/hallo2",),
-    reads=("GET /api/v1/tasks/{id}",),
+    reads=("GET /api/v1/tasks", "GET /api/v1/tasks/{id}"),
 )
 CREATION = Dialect(
     name="creation",
@@ -164,7 +164,11 @@ TASKS = Dialect(
     format_time=iso_time,
     error_body=enveloped_error,
     uploads=(("POST", "/v1/files/upload"), ("PUT", "/v1/files")),
-    creates=("POST /v1/tasks", "POST /v1/tasks/{id}/retry"),
+    creates=(
+        "POST /v1/tasks",
+        "POST /v1/tasks/{id}/retry",
+        "POST /v1/tasks/{id}/deliveries/{number}/replay",
+    ),
     reads=(
         "GET /v1/tasks/{id}",
         "GET /v1/tasks/{id}/status",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 from api.answers import base_url
 from api.callers import caller
 from api.context import ApiContext
+from api.health import HealthChecks
 from api.job_catalog import JobCatalog, load_jobs
 from api.live import LiveTasks
 from api.readiness import Readiness
@@ -25,7 +27,8 @@ from cluster.task import Task
 class Edge:
     """`signer` verifies download tokens; None where the store's own URLs carry the permission (S3).
 
-    `started_at` is when this process began to serve, in seconds since the epoch.
+    `started_at` is when this process began to serve, in seconds since the epoch. `defaults_change` is held
+    while a tenant's defaults are read and written anew.
     """
 
     context: ApiContext
@@ -35,6 +38,8 @@ class Edge:
     jobs: JobCatalog
     started_at: float
     live: LiveTasks
+    health: HealthChecks
+    defaults_change: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def url_of(self, request: Request) -> UrlOf:
         settings = self.context.settings
@@ -48,7 +53,14 @@ def build_edge(context: ApiContext) -> Edge:
     signer = storage.signer if isinstance(storage, LocalArtifactStore) else None
     jobs = load_jobs(context.settings.catalog, context.catalog)
     return Edge(
-        context, readiness, Submitter(context, readiness), signer, jobs, context.now(), LiveTasks(context)
+        context=context,
+        readiness=readiness,
+        submitter=Submitter(context, readiness),
+        signer=signer,
+        jobs=jobs,
+        started_at=context.now(),
+        live=LiveTasks(context),
+        health=HealthChecks(context),
     )
 
 

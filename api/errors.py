@@ -4,6 +4,7 @@
     ├── BadRequest         400
     │   └── WrongContent   400
     ├── Unauthorized       401
+    ├── Forbidden          403
     ├── NotFound           404
     ├── Conflict           409
     ├── BodyTooLarge       413
@@ -73,6 +74,10 @@ class Unauthorized(Refused):
     """No valid key."""
 
 
+class Forbidden(Refused):
+    """Not from there: a host or page that a server without keys does not serve."""
+
+
 class NotFound(Refused):
     """No such thing at this address."""
 
@@ -130,6 +135,7 @@ def _retry_soon(_error: Exception) -> dict[str, str]:
 ROWS: Mapping[type[Exception], Row] = {
     BadRequest: Row(400, "INVALID_PARAMS"),
     Unauthorized: Row(401, "UNAUTHORIZED", headers=lambda _error: {"WWW-Authenticate": "Bearer"}),
+    Forbidden: Row(403, "FORBIDDEN"),
     NotFound: Row(404, "NOT_FOUND"),
     Conflict: Row(409, "CONFLICT"),
     BodyTooLarge: Row(413, "BODY_TOO_LARGE", headers=lambda _error: {"Connection": "close"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -45,10 +46,16 @@ class HostNames:
 
 def is_signed_file(scope: Scope, path: str) -> bool:
     """Whether the request shows a download token, which is judged where the file is opened."""
-    return is_below(path, SIGNED_FILES) and b"token=" in scope["query_string"]
+    return is_below(path, SIGNED_FILES) and "token" in parse_qs(scope["query_string"].decode("latin-1"))
+
+
+def host_name(host: str) -> str:
+    """The name or address in a Host header, without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].rstrip(".").lower()
 
 
 def _host(scope: Scope) -> str:
-    """The name in the Host header, without its port."""
     given: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    return given.decode("latin-1").partition(":")[0].rstrip(".").lower()
+    return host_name(given.decode("latin-1"))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pydantic_core import to_json
 from sse_starlette import ServerSentEvent
 
+from api.answers import json_bytes
+from api.callers import parse_keys
 from api.context import ApiContext
 from api.errors import TooManyListeners
 from api.results import UrlOf
@@ -203,27 +205,36 @@ class LiveTasks:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._live: dict[str, LiveTask] = {}
-        self._num_listeners = 0
+        self._num_listeners: Counter[str] = Counter()  # of each tenant
+        settings = context.settings
+        self._most = settings.max_listeners
+        has_several = len({key.tenant for key in parse_keys(settings.api_keys)}) > 1
+        self._most_of_one = max(1, self._most // 2) if has_several else self._most
 
-    def check_room(self) -> None:
-        """Raise TooManyListeners where one more listener is too many."""
-        if self._num_listeners >= self._context.settings.max_listeners:
+    def check_room(self, tenant: str) -> None:
+        """Raise TooManyListeners where one more listener of the tenant is too many."""
+        if self._num_listeners.total() >= self._most:
             text = "too many event streams and long polls are open at this server: try again soon, or poll"
             raise TooManyListeners(text)
+        if self._num_listeners[tenant] >= self._most_of_one:
+            raise TooManyListeners(
+                f"your {self._most_of_one} event streams and long polls at this server are open: close some,"
+                " or poll"
+            )
 
     @contextmanager
-    def listener(self) -> Iterator[None]:
+    def listener(self, tenant: str) -> Iterator[None]:
         """One listener's place. Raises TooManyListeners."""
-        self.check_room()
-        self._num_listeners += 1
+        self.check_room(tenant)
+        self._num_listeners[tenant] += 1
         try:
             yield
         finally:
-            self._num_listeners -= 1
+            self._num_listeners[tenant] -= 1
 
     async def events(self, task: Task, last_event_id: str, url_of: UrlOf) -> AsyncIterator[ServerSentEvent]:
         """The stream of one listener."""
-        with self.listener(), self._followed(task) as live:
+        with self.listener(task.tenant), self._followed(task) as live:
             async for event in live.events(last_event_id, url_of):
                 yield event
 
@@ -244,4 +255,4 @@ class LiveTasks:
 
 
 def _event(kind: str, data: object, cursor: Cursor) -> ServerSentEvent:
-    return ServerSentEvent(to_json(data).decode(), event=kind, id=cursor.name, sep="\n")
+    return ServerSentEvent(json_bytes(data).decode(), event=kind, id=cursor.name, sep="\n")

@@ -2,7 +2,9 @@
 
 Outermost   request id, the last except, the log line of a defect
 HostNames   a mapped host name serves one dialect (`api.hosts`)
+OriginGate  without keys: no foreign host names, no writes from foreign pages (`api.origins`)
 SlashForms  `/path/` and `/path` are one route; nothing is ever redirected
+HealthHeads HEAD of a health route answers like GET, without a body
 KeyGate     API keys, where keys are set; whose request it is
 RateGate    requests per minute (`api.rate_limits`)
 BodyLimit   bodies are refused by Content-Length before reading, and while they stream
@@ -108,7 +110,26 @@ def slash_form(scope: Scope) -> bool:
 _HEALTH_PATHS = frozenset(
     {"/health", "/healthz", "/readyz", "/api/health", "/api/v1/health", "/v1/tasks/health"}
 )
+"""As each dialect writes them, and the root."""
 OPEN_PATHS = _HEALTH_PATHS | {"/", "/docs", "/redoc", "/openapi.json"}
+
+
+class HealthHeads:
+    """Answers HEAD of a health route, which load balancers send, with what GET would answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        if not is_head or dialect_at(scope["path"])[1] not in _HEALTH_PATHS:
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class KeyGate:

@@ -166,9 +166,10 @@ def _patterns(dialect: Dialect) -> tuple[tuple[Kind, re.Pattern[str]], ...]:
 
 def _pattern(routes: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for several "METHOD /path/{id}"."""
-    return re.compile("|".join(re.escape(route).replace(r"\{id\}", _ID) for route in routes))
+    return re.compile("|".join(_PARAMETER.sub(lambda _: _ID, re.escape(route)) for route in routes))
 
 
+_PARAMETER = re.compile(r"\\\{\w+\\\}")  # {name} in escaped text
 _ID = r"(?!(?:health|supported-tasks|parameter_schema|recent)$)[^/]+"
 """An id: not one of the words that are routes of their own where ids may stand."""
 _COUNTED = {dialect.name: _patterns(dialect) for dialect in DIALECTS}

@@ -40,7 +40,11 @@ _STALL_S = 30.0
 _ANSWER_S = 1.0  # how long the body of an answer may take once its status is known
 _MAX_RESOLVERS = 16
 _TIMEOUTS = {"connect": _CONNECT_S, "read": _STALL_S, "write": _STALL_S, "pool": _CONNECT_S}
-_RESOLVERS: RunVar[CapacityLimiter] = RunVar("resolvers")
+# One text whether a name resolves or not: callers must not learn which internal names there are.
+_NOT_PUBLIC = (
+    "{host} is not a public address, or does not resolve; the operator can allow its network with"
+    " MEDIARAY_CALLBACK_ALLOW_CIDRS"
+)
 
 
 class Answer(NamedTuple):
@@ -54,7 +58,8 @@ class Answer(NamedTuple):
 class UrlGuard:
     """Judges and opens URLs. `allow_cidrs` are networks that may be reached besides public addresses.
 
-    `resolver` is called like socket.getaddrinfo. Safe for use from several threads and event loops.
+    `resolver` is called like socket.getaddrinfo. Each guard looks up names on threads of its own, so that
+    slow names in one place stall no other. Safe for use from several threads and event loops.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class UrlGuard:
         self._allowed = tuple(allow_cidrs)
         self._resolver = resolver
         self._ssl_context = ssl_context
+        self._resolvers: RunVar[CapacityLimiter] = RunVar("resolvers")
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -129,21 +135,27 @@ class UrlGuard:
         """
         addresses = await self._addresses(host, port)
         if not all(may_reach(address, self._allowed) for address in addresses):
-            raise UnsafeUrl(
-                f"{host} is not a public address; the operator can allow its network with"
-                " MEDIARAY_CALLBACK_ALLOW_CIDRS"
-            )
+            raise UnsafeUrl(_NOT_PUBLIC.format(host=host))
         return [str(address) for address in addresses]
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         look = partial(self._resolver, host, port, type=socket.SOCK_STREAM)
         try:
-            found = await to_thread.run_sync(look, abandon_on_cancel=True, limiter=_resolvers())
+            found = await to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._limiter())
         except (OSError, UnicodeError) as error:
-            raise UrlUnreachable(f"the host name {host} does not resolve") from error
+            raise UrlUnreachable(_NOT_PUBLIC.format(host=host)) from error
         if not found:
-            raise UrlUnreachable(f"the host name {host} has no address")
+            raise UrlUnreachable(_NOT_PUBLIC.format(host=host))
         return [ip_address(text) for text in dict.fromkeys(entry[4][0] for entry in found)]
+
+    def _limiter(self) -> CapacityLimiter:
+        """The limit of name look-ups at a time on this event loop: each holds a thread."""
+        try:
+            return self._resolvers.get()
+        except LookupError:
+            limiter = CapacityLimiter(_MAX_RESOLVERS)
+            self._resolvers.set(limiter)
+            return limiter
 
 
 class _JudgedConnections(httpcore.AsyncNetworkBackend):
@@ -215,13 +227,3 @@ def _port_of(url: httpx.URL) -> int:
     if url.port is not None:
         return url.port
     return 443 if url.scheme == "https" else 80
-
-
-def _resolvers() -> CapacityLimiter:
-    """The limit of name look-ups at a time on this event loop: each holds a thread."""
-    try:
-        return _RESOLVERS.get()
-    except LookupError:
-        limiter = CapacityLimiter(_MAX_RESOLVERS)
-        _RESOLVERS.set(limiter)
-        return limiter

@@ -9,6 +9,7 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from api.access import access_of
 from api.job_catalog import load_jobs
@@ -86,6 +87,7 @@ def build(config: AppArgs | dict[str, Any]) -> Application:
         raise ValueError(f"unknown services in args: {sorted(unknown)}; known: {list(SERVICES)}")
     settings = Settings()
     access_of(settings)
+    refuse_open_listener(settings)
     load_jobs(settings.catalog, CATALOG)  # refused here rather than in every replica of the ingress
     refuse_local_files_on_several_hosts(settings)
     ensure_registry(settings)
@@ -93,6 +95,17 @@ def build(config: AppArgs | dict[str, Any]) -> Application:
         name: _service(name, args.service(name), args.accelerator, settings) for name in SERVICES_WITH_ENGINES
     }
     return _ingress(args.ingress, settings, replicas)
+
+
+def refuse_open_listener(settings: Settings) -> None:
+    """Raise ValueError where Serve's proxies listen beyond loopback and there are no keys.
+
+    `serve deploy` starts them with `http_options` of its file, whatever MEDIARAY_HTTP_HOST says.
+    """
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    host = ray.get(controller.get_http_config.remote()).host
+    if host is not None:  # None: Serve runs without HTTP
+        settings.check_listener(host, "http_options.host")
 
 
 def refuse_local_files_on_several_hosts(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, outcome
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-BASE_URL = "http://testserver"
+BASE_URL = "http://127.0.0.1"
 
 
 @dataclass

@@ -76,7 +76,7 @@ async def task(request: Request, task_id: str) -> Response:
     edge = edge_of(request)
     found = await own_task(request, task_id)
     if query.wait and not _is_awaited(found, query):
-        with edge.live.listener():
+        with edge.live.listener(found.tenant):
             found = await _waited(edge, found, query)
     waiting = await edge.context.registry.waiting(task_id) if found.status is Status.QUEUED else None
     return Json(live_view(found, waiting, edge.url_of(request)))
@@ -99,7 +99,7 @@ async def task_events(request: Request, task_id: str) -> Response:
     query = parse_query(EventsQuery, request)
     edge = edge_of(request)
     found = await own_task(request, task_id)
-    edge.live.check_room()
+    edge.live.check_room(found.tenant)
     last_event_id = request.headers.get("last-event-id", query.last_event_id)
     return EventSourceResponse(
         edge.live.events(found, last_event_id, edge.url_of(request)),

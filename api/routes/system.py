@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from api.answers import Json
 from api.edge import Edge, edge_of
-from api.health import failing_parts
 from api.routing import direct_router
 from models.engine import EngineSpec, ModelNotReady, ModelSpec
 
@@ -60,7 +59,7 @@ async def alive(_request: Request) -> Response:
 @router.get("/readyz")
 async def ready(request: Request) -> Response:
     """503 with the failing parts while the registry or the file store does not answer."""
-    failing = await failing_parts(edge_of(request).context)
+    failing = await edge_of(request).health.failing()
     status = "unready" if failing else "ready"
     return Json({"status": status, "failing": failing}, 503 if failing else 200)
 

@@ -13,7 +13,7 @@ from api.callers import caller
 from api.dialects import TASKS
 from api.edge import edge_of, own_task
 from api.errors import BadRequest
-from api.health import failing_parts, redacted_url
+from api.health import redacted_url
 from api.routing import direct_router, header_parameter, json_body, query_parameters
 from api.submission import Draft, check_task_id, idempotency_key
 from api.task_lists import ListQuery, cursor_after, list_values
@@ -112,8 +112,8 @@ async def list_tasks(request: Request) -> Response:
 @router.get("/v1/tasks/health")
 async def health(request: Request) -> Response:
     """503 with the failing part when the queue or the file store does not answer."""
-    context = edge_of(request).context
-    failing = await failing_parts(context)
+    edge = edge_of(request)
+    failing = await edge.health.failing()
     if failing:
         error = "; ".join(f"{part}: {problem}" for part, problem in failing.items())
         return Json({"status": "unhealthy", "error": error}, 503)
@@ -121,7 +121,7 @@ async def health(request: Request) -> Response:
         {
             "status": "healthy",
             "service": "single_task_api",
-            "celery_broker": redacted_url(context.settings.resolved_database_url),
+            "celery_broker": redacted_url(edge.context.settings.resolved_database_url),
             "minio_service": "available",
         }
     )

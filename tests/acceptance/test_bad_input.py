@@ -186,7 +186,7 @@ def test_what_is_no_video(server: ServerProcess, content: bytes, words: str) -> 
 @pytest.mark.parametrize("target", ["/v1/files/half.bin", "/flashvsr/api/tasks/"])
 def test_a_client_that_hangs_up_leaves_nothing(server: ServerProcess, target: str) -> None:
     method, body = ("PUT", b"") if target.startswith("/v1") else ("POST", FORM_HEAD)
-    head = f"{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\n"
+    head = f"{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {FORM}\r\n"
     head += f"content-length: {3 * MIB}\r\n\r\n"
     incoming = server.data_dir / "artifacts" / ".incoming"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
@@ -206,6 +206,20 @@ def test_a_mapped_host_name_reaches_its_dialect_through_the_proxy(server: Server
     assert json.loads(mapped.body)["name"] == "FlashVSR"
     forwarded = ask(server, "GET", "/", x_forwarded_host="flashvsr.example.com")
     assert json.loads(forwarded.body)["name"] == "mediaray"
+
+
+def test_forwarded_headers_of_a_caller_are_not_believed(server: ServerProcess) -> None:
+    for head in ({}, {"x_forwarded_for": "203.0.113.7", "x_forwarded_proto": "https"}):
+        answer = ask(server, "PUT", "/v1/files/seen.txt", b"x", **head)
+        assert json.loads(answer.body)["download_url"].startswith("http://127.0.0.1/")
+    assert ask(server, "DELETE", "/v1/files/seen.txt").status == 200
+
+
+def test_foreign_hosts_and_pages_are_refused_through_the_proxy(server: ServerProcess) -> None:
+    assert ask(server, "GET", "/v1/tasks", host="evil.example").status == 403
+    assert ask(server, "DELETE", "/v1/tasks/none", origin="https://evil.example").status == 403
+    assert ask(server, "DELETE", "/v1/tasks/none", origin="http://localhost:5173").status == 404
+    assert httpx.head(f"{server.url}/readyz", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize("given", ["", "find-me-1"], ids=["none", "given"])

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from api.health import KEPT_S
 from cluster.task import Status
-from tests.api_client import SAMPLES, serving
+from tests.api_client import BASE_URL, SAMPLES, serving
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -81,7 +82,7 @@ async def test_outputs_are_listed_with_urls_that_serve_them(server):
     assert note["url"] == note["download_url"]
     assert (await server.http.get(note["url"])).content == b"hi"
     assert view["result"]["audio_path"] == artifact.key
-    assert view["result"]["audio_url"].startswith("http://testserver/v1/files/download/")
+    assert view["result"]["audio_url"].startswith(f"{BASE_URL}/v1/files/download/")
     assert (await server.http.get(view["result"]["audio_url"])).headers["content-type"] == "audio/wav"
 
 
@@ -289,6 +290,18 @@ async def test_idempotency_key(server):
     assert (await server.remains())[0] == 1
 
 
+async def test_an_idempotency_key_whose_input_is_gone(server):
+    path = await server.put("v/key.mp4", (SAMPLES / "carphone_pristine.mp4").read_bytes())
+    headers = {"Idempotency-Key": "k-2"}
+    body = {"task_name": "ffmpeg.extract_keyframes", "input_data": {"video_path": path}}
+    first = await server.http.post("/v1/tasks", json=body, headers=headers)
+    assert (await server.http.delete(f"/v1/files/{path}")).status_code == 200
+    again = await server.http.post("/v1/tasks", json=body, headers=headers)
+    assert (again.status_code, again.json()["task_id"]) == (200, first.json()["task_id"])
+    body["input_data"]["video_path"] = "v/other.mp4"
+    assert (await server.http.post("/v1/tasks", json=body, headers=headers)).status_code == 409
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256], ids=["empty", "too long"])
 async def test_bad_idempotency_key(server, key):
     body = {"task_name": "diagnostics.echo", "input_data": {}}
@@ -437,6 +450,7 @@ async def test_health_tells_a_store_that_fails(server):
     assert (ready.status_code, list(ready.json()["failing"])) == (503, ["storage"])
     incoming.unlink()
     incoming.mkdir()
+    server.clock.advance(KEPT_S)
     assert (await server.http.get("/readyz")).status_code == 200
 
 

@@ -10,7 +10,7 @@ from api.access import access_of
 from api.dialects import DIALECTS
 from api.hosts import parse_hosts
 from cluster.settings import Settings
-from tests.api_client import SAMPLES, serving
+from tests.api_client import BASE_URL, SAMPLES, key_entry, serving
 
 HOSTS = ",".join(f"{dialect.name}.example.com={dialect.name}" for dialect in DIALECTS)
 
@@ -21,6 +21,13 @@ loop = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory):
     async with serving(tmp_path_factory.mktemp("hosts"), hosts=HOSTS) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def with_keys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    async with serving(folder, hosts=HOSTS, api_keys=key_entry("acme", "key")) as started:
         yield started
 
 
@@ -61,14 +68,14 @@ async def test_a_mapped_host_serves_nothing_else(server, path):
         {"host": "example.com"},
         {"host": "x.flashvsr.example.com"},
         {"host": "flashvsr.example.com.evil.org"},
-        {"host": "testserver", "x-forwarded-host": "flashvsr.example.com"},
+        {"host": "127.0.0.1", "x-forwarded-host": "flashvsr.example.com"},
         {"host": "é".encode("latin-1")},
         {"host": ""},
     ],
     ids=["parent", "child", "suffix", "forwarded", "not ascii", "empty"],
 )
-async def test_every_other_host_is_the_whole_origin(server, headers):
-    answer = await server.http.get("/", headers=headers)
+async def test_every_other_host_is_the_whole_origin(with_keys, headers):
+    answer = await with_keys.http.get("/", headers=headers)
     assert answer.json()["name"] == "mediaray"
 
 
@@ -85,7 +92,7 @@ async def test_download_urls_begin_with_the_callers_host_and_work_there(server, 
     else:
         assert body == {"detail": "Not Found"}
         url = (await server.http.get(f"/v1/tasks/{task.id}/status")).json()["minio_files"][0]["url"]
-    path = url.removeprefix(f"http://{host}").removeprefix("http://testserver")
+    path = url.removeprefix(f"http://{host}").removeprefix(BASE_URL)
     assert (await at(server, host, "GET", path)).content == b"made"
 
 

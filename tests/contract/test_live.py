@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from api.errors import TooManyListeners
 from api.live import LiveTasks
 from cluster.task import Failure, FailureCode, OutcomeKind
+from tests.api_client import key_entry
 from tests.live_server import live_serving
 from tests.tasks import outcome
 
@@ -196,6 +198,32 @@ async def test_200_listeners_cost_the_registry_what_one_does(server):
     watches = {number: calls.pop("watch") for number, calls in counts.items()}
     assert counts[200] == counts[1]
     assert watches[200] <= 12  # one stream of answers: about one per change, whoever listens
+
+
+async def test_one_tenant_takes_half_of_the_room(tmp_path):
+    keys = ",".join(key_entry(name, name) for name in ("acme", "other"))
+    async with live_serving(tmp_path, max_listeners=4, api_keys=keys) as server:
+        live = LiveTasks(server.context)
+        with live.listener("acme"):
+            with live.listener("acme"):
+                with pytest.raises(TooManyListeners, match="your 2 event streams"):
+                    live.check_room("acme")
+                with live.listener("other"), live.listener("other"):
+                    with pytest.raises(TooManyListeners, match="open at this server"):
+                        live.check_room("other")
+                    with pytest.raises(TooManyListeners, match="open at this server"):
+                        live.check_room("acme")
+            live.check_room("acme")
+
+
+@pytest.mark.parametrize(
+    "keys", ["", f"{key_entry('acme', 'a')},{key_entry('acme', 'b')}"], ids=["none", "one's"]
+)
+async def test_a_tenant_alone_takes_all_of_it(tmp_path, keys):
+    async with live_serving(tmp_path, max_listeners=2, api_keys=keys) as server:
+        live = LiveTasks(server.context)
+        with live.listener("acme"):
+            live.check_room("acme")
 
 
 async def test_unknown_tasks_and_too_many_listeners(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from api.app import BELOW_PREFIX
 from api.dialects import DIALECTS
 from api.rate_limits import Kind, WindowStorage, counted_as
-from tests.api_client import key_entry, serving
+from tests.api_client import BASE_URL, key_entry, serving
 from tests.manual_clock import ManualClock
 
 KEYS = ",".join(key_entry(*names) for names in (("acme", "one"), ("acme", "two"), ("other", "three")))
@@ -56,6 +56,13 @@ async def test_reads_have_a_count_of_their_own(server):
         assert told(await server.http.get(path))[1] == 4 - remaining
     assert (await server.http.get(reads[0])).status_code == 429
     assert (await server.submit()).status_code == 200
+
+
+async def test_a_replayed_delivery_and_an_export_are_creations(server):
+    for path in ("/v1/tasks/t/deliveries/1/replay", "/flashvsr/api/tasks/t/export_from_chunks", "/v1/tasks"):
+        assert (await server.http.post(path)).status_code != 429
+    for path in ("/v1/tasks/t/deliveries/1/replay", "/api/tasks/t/export_from_chunks"):
+        assert (await server.http.post(path)).status_code == 429
 
 
 async def test_a_retry_is_a_creation(server):
@@ -115,7 +122,7 @@ async def test_the_keys_of_a_tenant_share_its_count(tmp_path):
 async def test_without_keys_each_address_has_its_count(server):
     for address, limited_from in (("127.0.0.1", 3), ("127.0.0.2", 3)):
         transport = httpx.ASGITransport(app=server.app, client=(address, 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as http:
             body = {"task_name": "diagnostics.echo", "input_data": {}}
             codes = [(await http.post("/v1/tasks", json=body)).status_code for _ in range(4)]
         assert codes == [200] * limited_from + [429]

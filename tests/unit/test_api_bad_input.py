@@ -200,8 +200,8 @@ async def raw_request(server, method, target, body=b""):
 def request_scope(method, target):
     return {
         "type": "http", "method": method, "path": unquote(target), "raw_path": target.encode(),
-        "query_string": b"", "headers": [(b"host", b"testserver")], "http_version": "1.1", "scheme": "http",
-        "client": ("127.0.0.1", 1), "server": ("testserver", 80), "root_path": "", "asgi": {"version": "3.0"},
+        "query_string": b"", "headers": [(b"host", b"127.0.0.1")], "http_version": "1.1", "scheme": "http",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "root_path": "", "asgi": {"version": "3.0"},
     }  # fmt: skip
 
 
@@ -226,6 +226,10 @@ BAD_JSON = {
     "bad utf-8": b'{"task_name": "\xff\xfe"}',
     "NaN": b'{"task_name": "diagnostics.echo", "input_data": {"payload": NaN}}',
     "Infinity": b'{"task_name": "diagnostics.echo", "input_data": {"payload": -Infinity}}',
+    "1e400": b'{"task_name": "diagnostics.echo", "input_data": {"payload": [-1e400]}}',
+    "400 digits and a point": b'{"task_name": "diagnostics.echo", "input_data": {"payload": '
+    + b"9" * 400
+    + b".0}}",
     "lone surrogate": rb'{"task_name": "diagnostics.echo", "input_data": {"payload": "\ud800"}}',
     "deep nesting": b'{"task_name":"diagnostics.echo","input_data":{"payload":' + b"[" * 100_000,
     "deep but closed": b'{"task_name":"diagnostics.echo","input_data":{"payload":'

@@ -17,6 +17,7 @@ from cluster.errors import ClusterError, RegistryUnavailable, StorageFailure
 from cluster.task import Status
 from models.engine import EngineError
 from tests.api_client import key_entry, serving
+from tests.tasks import new_task
 
 
 @pytest.fixture
@@ -176,8 +177,32 @@ async def test_any_key_opens(guarded, headers):
 async def test_health_needs_no_key(guarded):
     paths = ["/healthz", "/readyz", "/health", "/flashvsr/health", "/v1/tasks/health", "/"]
     paths += ["/api/health", "/indexed/api/health", "/hallo2/health", "/creation/health"]
+    paths += ["/api/v1/health", "/hallo2/api/v1/health", "/tasks/v1/tasks/health"]
     for path in paths:
         assert (await guarded.http.get(path)).status_code == 200
+
+
+async def test_health_counts_tasks_for_those_who_show_a_key(guarded):
+    key = {"X-API-Key": "first-key"}
+    await guarded.registry.submit(new_task(tenant="acme", dialect="hallo2"))
+    for path in ("/api/v1/health", "/hallo2/api/v1/health"):
+        assert (await guarded.http.get(path)).json()["tasks"]["queued"] == 0
+        assert (await guarded.http.get(path, headers=key)).json()["tasks"]["queued"] == 1
+
+
+HEALTH = [
+    "/healthz", "/readyz", "/health", "/api/health", "/api/v1/health", "/v1/tasks/health",
+    "/tasks/v1/tasks/health/",
+    "/indexed/api/health", "/flashvsr/health", "/hallo2/health", "/hallo2/api/v1/health", "/creation/health",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HEALTH)
+async def test_head_of_health_is_get_without_a_body(guarded, path):
+    got, head = await guarded.http.get(path), await guarded.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert int(head.headers["content-length"]) > 0
 
 
 async def test_signed_urls_need_no_key(guarded):
@@ -185,8 +210,8 @@ async def test_signed_urls_need_no_key(guarded):
     url = (await guarded.http.put("/v1/files/a", content=b"abc", headers=key)).json()["download_url"]
     assert (await guarded.http.get(url)).content == b"abc"
     assert (await guarded.http.get(url + "x")).status_code == 403
-    assert (await guarded.http.get("/v1/files/download/a?token=")).status_code == 401
-    assert (await guarded.http.get("/v1/files/download/a?xtoken=1")).status_code == 401
+    for query in ("token=", "xtoken=1", "a=token=1", "token", "TOKEN=1"):
+        assert (await guarded.http.get(f"/v1/files/download/a?{query}")).status_code == 401, query
     assert (await guarded.http.get("/v1/tasks?token=abc")).status_code == 401
 
 

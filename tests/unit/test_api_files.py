@@ -351,12 +351,12 @@ async def test_a_large_file_is_streamed_in_pieces(server):
         "path": "/v1/files/download/big",
         "raw_path": b"",
         "query_string": b"",
-        "headers": [(b"host", b"testserver")],
+        "headers": [(b"host", b"127.0.0.1")],
         "http_version": "1.1",
         "scheme": "http",
         "root_path": "",
         "client": ("127.0.0.1", 1),
-        "server": ("testserver", 80),
+        "server": ("127.0.0.1", 80),
         "asgi": {"version": "3.0", "spec_version": "2.4"},
     }
     await server.app(scope, receive, send)

@@ -65,6 +65,6 @@ async def test_a_network_that_is_not_allowed_is_refused(server: Server) -> None:
     assert answer.status_code == 400
     problem = answer.json()
     assert problem["detail"].startswith(
-        "video_path: 10.0.0.1 is not a public address; the operator can allow"
+        "video_path: 10.0.0.1 is not a public address, or does not resolve; the operator can"
     )
     assert "secret" not in answer.text

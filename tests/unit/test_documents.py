@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import pytest
 
 from api.dialects import DIALECTS, Dialect
-from tests.api_client import Server, key_entry, serving
+from tests.api_client import BASE_URL, Server, key_entry, serving
 
 OWN_HOST = "http://own.example.com"
 NAMES = [dialect.name for dialect in DIALECTS]
@@ -29,7 +29,7 @@ async def dialect_and_server(
 async def test_pages_show_the_dialect_alone(dialect_and_server: tuple[Dialect, Server]) -> None:
     """Without a key: the pages, the schema they name, and a documented path that is really served there."""
     dialect, server = dialect_and_server
-    for url in (f"http://testserver{dialect.prefix}/docs", f"{OWN_HOST}/docs", f"{OWN_HOST}/redoc"):
+    for url in (f"{BASE_URL}{dialect.prefix}/docs", f"{OWN_HOST}/docs", f"{OWN_HOST}/redoc"):
         answer = await server.http.get(url)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         (named,) = re.findall(r"""["']([^"']*openapi\.json)["']""", answer.text)

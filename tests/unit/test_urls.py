@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cluster import urls as module
 from cluster.addresses import may_reach
-from cluster.errors import UnsafeUrl, UrlUnreachable
+from cluster.errors import UnsafeUrl, UrlProblem, UrlUnreachable
 from cluster.settings import Settings
 from cluster.urls import MAX_ANSWER_BYTES, UrlGuard, is_web_url
 from tests.web_server import WebServer, web_server
@@ -193,9 +194,9 @@ async def test_a_name_without_an_address_is_unreachable(error: Exception) -> Non
     def resolver(*args: Any, **options: Any) -> Any:
         raise error
 
-    with pytest.raises(UrlUnreachable, match=r"lost\.example does not resolve"):
+    with pytest.raises(UrlUnreachable, match=r"lost\.example is not a public address, or does not resolve"):
         await UrlGuard(resolver=resolver).judge("http://lost.example/")
-    with pytest.raises(UrlUnreachable, match="has no address"):
+    with pytest.raises(UrlUnreachable, match="or does not resolve"):
         await UrlGuard(resolver=lambda *_, **__: []).judge("http://lost.example/")
 
 
@@ -207,6 +208,47 @@ async def test_a_resolver_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) ->
             await UrlGuard(resolver=lambda *_, **__: is_over.wait()).judge("http://hanging.example/")
     finally:
         is_over.set()
+
+
+async def test_slow_names_of_one_guard_stall_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RESOLVE_S", 5.0)
+    is_over, taken = threading.Event(), threading.Semaphore(0)
+
+    def tarpit(*_: Any, **__: Any) -> Any:
+        taken.release()
+        is_over.wait()
+        return []
+
+    slow, other = UrlGuard(resolver=tarpit), UrlGuard(resolver=Names(good_example=[[PUBLIC]]))
+    async with anyio.create_task_group() as callers:
+        try:
+            for number in range(module._MAX_RESOLVERS):
+                callers.start_soon(_judged, slow, f"http://tarpit{number}.example/")
+            for _ in range(module._MAX_RESOLVERS):
+                await anyio.to_thread.run_sync(taken.acquire)
+            await other.judge("http://good.example/")
+        finally:
+            is_over.set()
+
+
+async def _judged(guard: UrlGuard, url: str) -> None:
+    with pytest.raises(UrlUnreachable):
+        await guard.judge(url)
+
+
+async def test_a_caller_cannot_tell_an_internal_name_from_none() -> None:
+    def resolver(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        if host == "internal.example":
+            return [(None, None, 6, "", ("10.0.0.1", port))]
+        raise OSError("no such name")
+
+    texts = set()
+    for name in ("internal", "none"):
+        with pytest.raises(UrlProblem) as caught:
+            await UrlGuard(resolver=resolver).judge(f"http://{name}.example/")
+        texts.add(str(caught.value).replace(name, "NAME"))
+    (text,) = texts
+    assert "MEDIARAY_CALLBACK_ALLOW_CIDRS" in text
 
 
 async def test_a_post_goes_to_the_judged_address_under_its_name(server: WebServer) -> None:
