@@ -6,13 +6,14 @@ Blocking, for worker threads. Each is made once and kept with the task.
 from __future__ import annotations
 
 import io
-import tempfile
+import uuid
 from pathlib import Path
 
 import av
 from PIL import Image
 
 from cluster import keys
+from cluster.held_folders import HeldFolder
 from cluster.storage import ArtifactStore, Stored
 from models import media
 from models.engine import InvalidInput, PermanentFailure
@@ -57,11 +58,10 @@ def join_finished_parts(
     found = [part.key for part in storage.list(keys.partial_prefix(task_id))]
     if not found:
         return None
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="export-", dir=scratch) as folder:
-        chunks = [_fetched(storage, key, Path(folder)) for key in found]
-        sound = _fetched(storage, input_key, Path(folder) / "input") if input_key else None
-        output = Path(folder) / "joined.mp4"
+    with HeldFolder(scratch, f"export-{uuid.uuid4().hex}") as folder:
+        chunks = [_fetched(storage, key, folder.path / "parts") for key in found]
+        sound = _fetched(storage, input_key, folder.path / "input") if input_key else None
+        output = folder.path / "joined.mp4"
         try:
             concat_chunks(chunks, sound, output)
         except (av.FFmpegError, ValueError) as error:

@@ -45,7 +45,7 @@ async def create(request: Request) -> Task:
         return await asyncio.shield(_record(edge, received, tenant, defaults))
     except WrongContent as error:
         raise BadRequest(_WRONG[error.details["field"]]) from error
-    except (StorageFailure, RegistryUnavailable) as error:
+    except StorageFailure as error:
         raise ServerFault(NOT_SUBMITTED.format(error=error)) from error
 
 
@@ -60,7 +60,10 @@ async def _record(edge: Edge, received: Received, tenant: str, defaults: Json) -
         files=received.keys,
         is_fresh_id=True,
     )
-    return await record(edge, draft)
+    try:
+        return await record(edge, draft)
+    except RegistryUnavailable as error:
+        raise ServerFault(NOT_SUBMITTED.format(error=error)) from error
 
 
 def _accepted(field: str, suffixes: frozenset[str], filename: str) -> str:

@@ -27,7 +27,7 @@ _BUCKET_SCHEMES = frozenset({"s3", "minio"})
 
 
 class InputFiles:
-    """Resolves and probes the file inputs of one server."""
+    """Resolves and probes the file inputs of one server; `decoders` bounds the threads that decode."""
 
     def __init__(
         self, registry: Registry, storage: ArtifactStore, guard: UrlGuard, bucket: str, max_pixels: int
@@ -37,7 +37,7 @@ class InputFiles:
         self._guard = guard
         self._bucket = bucket
         self._max_pixels = max_pixels
-        self._probes = anyio.CapacityLimiter(MAX_PROBES)
+        self.decoders = anyio.CapacityLimiter(MAX_PROBES)
 
     async def key_of(self, field: str, value: str, tenant: str) -> str:
         """The storage key that `value` names; raises BadRequest naming the field."""
@@ -65,7 +65,7 @@ class InputFiles:
         """What the object contains; None for a kind that is any file. Raises BadRequest."""
         look = partial(self._look, field, key, kind.kind)
         try:
-            return await to_thread.run_sync(look, limiter=self._probes)
+            return await to_thread.run_sync(look, limiter=self.decoders)
         except ArtifactNotFound as error:
             raise _not_there(field, shown) from error
 

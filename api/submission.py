@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CapacityLimiter
 from pydantic import BaseModel, ValidationError
 
 from api.context import ApiContext
@@ -19,9 +20,9 @@ from api.input_files import InputFiles
 from api.readiness import Readiness
 from cluster import keys
 from cluster.errors import TaskConflict, TaskNotFound, UnsafeUrl, UrlUnreachable
-from cluster.task import Json, NewTask, Submission, fingerprint_of
+from cluster.task import Json, NewTask, Submission, Task, fingerprint_of
 from cluster.urls import UrlGuard, is_web_url
-from models.engine import InputFile, InvalidInput, ModelSpec, file_fields
+from models.engine import InputFile, InvalidInput, ModelNotReady, ModelSpec, file_fields
 from models.media import MediaInfo
 
 MAX_KEY_CHARS = 255
@@ -76,6 +77,11 @@ class Submitter:
         )
         self._file_fields = {name: file_fields(model.inputs) for name, model in self._catalog.items()}
 
+    @property
+    def decoders(self) -> CapacityLimiter:
+        """What bounds the threads that decode callers' files."""
+        return self._input_files.decoders
+
     def model(self, name: str) -> ModelSpec:
         """The model of a task name; raises BadRequest naming the supported ones."""
         model = self._catalog.get(name)
@@ -109,34 +115,45 @@ class Submitter:
         """
         model = self.model(draft.name)
         inputs = validated(model.inputs, draft.inputs)
-        marks = self._file_fields[draft.name]
-        if not marks:
-            checked = Checked({}, {})
-            _judge(model, inputs, checked)
-        else:
-            existing = await self._existing(draft, inputs)
-            if existing is not None:
-                return existing
-            checked = await self._check_files(model, inputs, draft)
-        await self._readiness.engine(model)
+        takes_files = bool(self._file_fields[draft.name])
+        if takes_files and (existing := await self._existing(draft, inputs)) is not None:
+            return existing  # its files may be gone, and need not be there
+        checked = await self._check_files(model, inputs, draft)
+        try:
+            await self._readiness.engine(model)
+        except ModelNotReady:
+            # Asked only here where nothing else can fail: a submit to a ready model costs one call.
+            if takes_files or (existing := await self._existing(draft, inputs)) is None:
+                raise
+            return existing
         return await self._registry.submit(_new_task(model, draft, checked, inputs))
 
     def _listed(self) -> list[str]:
         return [name for name, model in self._catalog.items() if model.is_listed and model.engines]
 
     async def _existing(self, draft: Draft, inputs: BaseModel) -> Submission | None:
-        """The task a caller-chosen id already names: its files may be gone, and need not be there."""
-        if draft.task_id is None or draft.is_fresh_id:
-            return None
-        try:
-            task = await self._registry.get(draft.task_id)
-        except TaskNotFound:
+        """The task that a caller-chosen id or key already names. Raises TaskConflict."""
+        task = await self._named(draft) or await self._keyed(draft)
+        if task is None:
             return None
         if task.tenant != draft.tenant or task.fingerprint != fingerprint_of(draft.name, compared(inputs)):
-            raise TaskConflict(draft.task_id)
+            raise TaskConflict(task.id)
         if draft.callback_url is not None:
             task = await self._registry.redirect_callback(task.id, draft.callback_url, uuid.uuid4().hex)
         return Submission(task, created=False)
+
+    async def _named(self, draft: Draft) -> Task | None:
+        if draft.task_id is None or draft.is_fresh_id:
+            return None
+        try:
+            return await self._registry.get(draft.task_id)
+        except TaskNotFound:
+            return None
+
+    async def _keyed(self, draft: Draft) -> Task | None:
+        if draft.idempotency_key is None:
+            return None
+        return await self._registry.keyed(draft.tenant, draft.idempotency_key)
 
     async def _check_files(self, model: ModelSpec, inputs: BaseModel, draft: Draft) -> Checked:
         checked = Checked({}, {})
@@ -174,8 +191,11 @@ def validated(model: type[BaseModel], inputs: Any) -> BaseModel:
 
 
 def compared(inputs: BaseModel) -> Json:
-    """What makes two requests the same: an input left out equals its default written down."""
-    return inputs.model_dump(mode="json")
+    """What makes two requests the same: an input left out equals its default written down.
+
+    Without what is None, so that an optional input of a later version changes no earlier request.
+    """
+    return inputs.model_dump(mode="json", exclude_none=True)
 
 
 def idempotency_key(text: str | None, tenant: str) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
-import anyio
-from anyio import to_thread
-
 from api.errors import BodyTooLarge
+from api.to_the_end import run_to_the_end
 from cluster.storage import ArtifactStore, ArtifactWriter, Stored
 
 BATCH_BYTES = 1024**2
@@ -17,12 +16,13 @@ BATCH_BYTES = 1024**2
 class Upload:
     """An object being written. Leaving the block without `commit` leaves nothing in the store.
 
+    What was committed stays, also when the request is cancelled meanwhile: who made the key removes it.
     `max_bytes` bounds the content itself; `too_large` is what callers then read.
     """
 
     def __init__(self, storage: ArtifactStore, key: str, *, max_bytes: int, too_large: str) -> None:
         self._storage = storage
-        self._key = key
+        self.key = key
         self._max_bytes = max_bytes
         self._too_large = too_large
         self._batch = bytearray()
@@ -30,15 +30,21 @@ class Upload:
         self.size_bytes = 0
 
     async def __aenter__(self) -> Self:
-        self._writer = await to_thread.run_sync(_open, self._storage, self._key)
+        try:
+            await run_to_the_end(self._open)
+        except asyncio.CancelledError:  # nobody leaves a block that was not entered
+            if self._writer is not None:
+                await run_to_the_end(self._writer.__exit__, None, None, None)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A client that hangs up cancels this request: the clean-up must run all the same.
-        with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._open_writer.__exit__, kind, error, trace)
+        await run_to_the_end(self._open_writer.__exit__, kind, error, trace)
+
+    def _open(self) -> None:
+        self._writer = self._storage.writer(self.key).__enter__()
 
     @property
     def _open_writer(self) -> ArtifactWriter:
@@ -57,24 +63,17 @@ class Upload:
 
     async def commit(self) -> Stored:
         await self._flush()
-        return await to_thread.run_sync(self._open_writer.commit)
+        return await run_to_the_end(self._open_writer.commit)
 
     async def _flush(self) -> None:
         batch, self._batch = bytes(self._batch), bytearray()
         if batch:
-            await to_thread.run_sync(self._open_writer.write, batch)
+            await run_to_the_end(self._open_writer.write, batch)
 
 
-def _open(storage: ArtifactStore, key: str) -> ArtifactWriter:
-    return storage.writer(key).__enter__()
-
-
-def rename(storage: ArtifactStore, old_key: str, new_key: str) -> Stored:
-    """Copy an object in bounded memory and delete the old one, whatever happens. Blocks."""
-    try:
-        with storage.writer(new_key) as writer:
-            for chunk in storage.read(old_key):
-                writer.write(chunk)
-            return writer.commit()
-    finally:
-        storage.delete(old_key)
+def copy(storage: ArtifactStore, old_key: str, new_key: str) -> Stored:
+    """Copy an object in bounded memory. Blocks."""
+    with storage.writer(new_key) as writer:
+        for chunk in storage.read(old_key):
+            writer.write(chunk)
+        return writer.commit()

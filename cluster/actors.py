@@ -23,8 +23,8 @@ from cluster.book import RegistryLimits
 from cluster.channel import ChannelAddress, ChannelBroken, ChannelServer
 from cluster.client import RegistryFacts
 from cluster.errors import ClusterError, RegistryFault
-from cluster.keys import task_prefix
 from cluster.registry import TaskRegistry
+from cluster.retention import Sweep
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.store import TaskStore
@@ -53,7 +53,6 @@ class RegistryActor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = TaskStore(settings.resolved_database_url)
-        self._artifacts = open_store(settings)
         limits = RegistryLimits(
             settings.lease_s,
             settings.max_queued_tasks,
@@ -61,6 +60,7 @@ class RegistryActor:
             settings.max_running_per_tenant,
         )
         self._registry = TaskRegistry(self._store, time.time, limits)
+        self._sweep = Sweep(self._registry, open_store(settings), time.time)
         self._metrics = RegistryMetrics()
         self._operations = RegistryOperations(self._registry, self._facts)
         self._channel = ChannelServer(self._operations.run)
@@ -77,7 +77,6 @@ class RegistryActor:
             os.getpid(),
             self._registry.epoch,
             _digest(self._settings),
-            self._store.redacted_url,
             self._address,
         )
 
@@ -118,18 +117,9 @@ class RegistryActor:
                 await self._registry.tick()
                 self._metrics.observe(await self._registry.depths(), self._registry.tally())
                 if ticks % _SWEEP_EVERY_TICKS == 0 and (self._sweeping is None or self._sweeping.done()):
-                    self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+                    self._sweeping = asyncio.get_running_loop().create_task(self._sweep.run())
             except Exception:  # the loop edge: one bad turn must not stop the clock
                 logger.exception("registry clock: this turn failed, the next one follows")
-
-    async def _sweep(self) -> None:
-        """Remove files, then records, of tasks whose time is over; beside the clock, for it may take long."""
-        for task in await self._registry.removable():
-            try:
-                await asyncio.to_thread(self._artifacts.delete_prefix, task_prefix(task.id))
-                await self._registry.forget([task])
-            except ClusterError as error:
-                logger.warning("task %s stays until the next sweep: %s", task.id, error)
 
 
 class RegistryOperations:

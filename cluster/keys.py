@@ -1,6 +1,7 @@
 """The one place that builds storage keys, from names that callers may have chosen. Pure.
 
 files/{tenant}/{path}              what a caller uploaded under a path of their own
+files/{tenant}/.incoming/{id}/file an upload whose path is not known yet
 catalog/{sha256}/{name}            an input file of the operator's job catalogue
 defaults/{tenant}/{dialect}.json   what a caller made the defaults of later tasks
 tasks/{id}/input/{name}            a file uploaded together with a task
@@ -16,6 +17,7 @@ import re
 from cluster.errors import InvalidKey
 
 MAX_PATH_CHARS = 900  # S3 allows 1024 bytes for a key
+TASKS, FILES = "tasks/", "files/"
 _TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -47,7 +49,16 @@ def clean_name(name: str) -> str:
 
 
 def upload_key(tenant: str, path: str) -> str:
-    return f"files/{clean_name(tenant)}/{clean_path(path)}"
+    return f"{FILES}{clean_name(tenant)}/{clean_path(path)}"
+
+
+def incoming_prefix(tenant: str) -> str:
+    """The folder of uploads whose path is not known yet; no caller's path may begin there."""
+    return upload_key(tenant, ".incoming") + "/"
+
+
+def incoming_key(tenant: str, upload_id: str) -> str:
+    return f"{incoming_prefix(tenant)}{clean_name(upload_id)}/file"
 
 
 def catalog_key(sha256: str, name: str) -> str:
@@ -63,7 +74,7 @@ def defaults_key(tenant: str, dialect: str) -> str:
 def task_prefix(task_id: str) -> str:
     if not is_task_id(task_id):
         raise InvalidKey(task_id)
-    return f"tasks/{task_id}/"
+    return f"{TASKS}{task_id}/"
 
 
 def input_key(task_id: str, name: str) -> str:

@@ -108,6 +108,15 @@ class LocalArtifactStore:
             with contextlib.suppress(ArtifactNotFound, InvalidKey):  # gone since, or no file of ours
                 yield self.stat(key)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        folder = self._objects / clean_prefix(prefix)
+        for entry in self._entries(folder) if self._holds(folder) else []:
+            if entry.is_dir(follow_symlinks=False):
+                yield entry.name
+
+    def newest_at(self, prefix: str) -> float | None:
+        return max(self._written_at(clean_prefix(prefix)), default=None)
+
     def delete(self, key: str) -> bool:
         path = self._objects / clean_path(key)
         if not self._holds(path.parent):
@@ -186,6 +195,11 @@ class LocalArtifactStore:
                 return [*os.scandir(folder)]
             except disk.NO_FILE:
                 return []
+
+    def _written_at(self, prefix: str) -> Iterator[float]:
+        for key in self._keys(prefix):
+            with contextlib.suppress(ArtifactNotFound), self._failing(key):  # gone since
+                yield (self._objects / key).stat().st_mtime
 
     def _chunks(self, key: str, start: int, stop: int | None) -> Iterator[bytes]:
         with self.open(key) as file, self._failing():

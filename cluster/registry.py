@@ -16,10 +16,11 @@ from cluster.book import RegistryLimits, TaskBook
 from cluster.callback_desk import CallbackDesk
 from cluster.commits import Batch
 from cluster.delivery import CallbackReport
-from cluster.errors import DuplicateTask, QueueFull, TaskConflict, TaskNotFound
+from cluster.errors import QueueFull, TaskNotFound
 from cluster.feed import ChangeFeed
 from cluster.leases import Lease
 from cluster.outbox import DueCallback
+from cluster.retention import hide
 from cluster.retry import LEASE_LOST
 from cluster.store import TaskStore
 from cluster.task import (
@@ -44,6 +45,7 @@ from cluster.task import (
     Verdict,
     step,
 )
+from cluster.twins import same_request
 from cluster.waiting import Waiting, why_waiting
 
 START_DEADLINE = Failure(FailureCode.TIMEOUT, "the task waited longer than its start deadline")
@@ -71,10 +73,12 @@ class TaskRegistry:
         self._book = TaskBook(store, now, limits, self._monotonic)
         self._callbacks = CallbackDesk(self._book, self.get, now)
         self.epoch = 0
+        self.began_at = 0.0
 
     async def open(self) -> None:
         """Take over the store: a new epoch, every waiting task queued, every lease honoured anew."""
         self.epoch = await self._read(self._store.open)
+        self.began_at = await self._read(self._store.began_at, self._now())
         self._book.feed = ChangeFeed(self.epoch)
         self._book.load(await self._read(self._store.live), await self._read(self._store.owing))
 
@@ -105,10 +109,23 @@ class TaskRegistry:
     async def get(self, task_id: str) -> Task:
         """Raises TaskNotFound, also for a deleted task."""
         task = self._book.known(task_id) or await self._stored(task_id)
+        if task is not None:
+            await self._book.commits.settled(task_id)
+            task = self._book.known(task_id) or task
         if task is None or task.is_deleted:
             raise TaskNotFound(task_id)
-        await self._book.commits.settled(task_id)
-        return self._book.known(task_id) or task
+        return task
+
+    async def keyed(self, tenant: str, idempotency_key: str) -> Task | None:
+        """The tenant's task that was made under this key; None where none is there (any more)."""
+        task_id = self._book.id_of_key(tenant, idempotency_key)
+        if task_id is None:
+            stored = await self._read(self._store.find_keyed, tenant, idempotency_key)
+            task_id = stored[0].id if stored else None
+        try:
+            return None if task_id is None else await self.get(task_id)
+        except TaskNotFound:
+            return None
 
     async def counts(self, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:
         await self._book.commits.all_settled()
@@ -254,9 +271,20 @@ class TaskRegistry:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
 
     async def removable(self) -> Sequence[Task]:
-        """Ended tasks whose retention is over or that were deleted: remove their files, then `forget`."""
-        tasks: Sequence[Task] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH)
-        return tasks
+        """Ended tasks whose retention is over or that were deleted: remove their files, then `forget`.
+
+        They are hidden, durably: nobody is told of a file that is about to go.
+        """
+        due: Sequence[Task] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH)
+        going, batches = hide(self._book, due)
+        for batch in batches:
+            await _durable(batch)
+        return going
+
+    async def unrecorded(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that no task has."""
+        recorded: set[str] = await self._read(self._store.recorded, task_ids)
+        return {task_id for task_id in task_ids if task_id not in recorded and not self._book.known(task_id)}
 
     async def forget(self, tasks: Sequence[Task]) -> None:
         """Remove the records of tasks whose files are gone."""
@@ -316,15 +344,15 @@ class TaskRegistry:
         """The task that this request already made; raises when the id or key is another request's."""
         if new.is_fresh_id and not new.idempotency_key and not new.dedupe_key:
             return None
-        stored = await self._read(
-            self._store.find,
-            [new.id],
-            [new.idempotency_key] if new.idempotency_key else [],
-            [new.dedupe_key] if new.dedupe_key else [],
-        )
+        stored = await self._read(self._recorded_twins, new)
         # Memory is newer than the database, and may have gained a twin while that was read.
         tasks = {task.id: task for task in stored} | {task.id: task for task in self._book.twins(new)}
-        return _same_request(new, [self._book.known(task_id) or task for task_id, task in tasks.items()])
+        return same_request(new, [self._book.known(task_id) or task for task_id, task in tasks.items()])
+
+    def _recorded_twins(self, new: NewTask) -> list[Task]:
+        """Tasks on disk that share the new one's id or keys."""
+        keyed = self._store.find_keyed(new.tenant, new.idempotency_key, new.dedupe_key)
+        return keyed if new.is_fresh_id else [*self._store.find([new.id]), *keyed]
 
     async def _stored(self, task_id: str) -> Task | None:
         found = await self._read(self._store.find, [task_id])
@@ -361,20 +389,3 @@ def _was_taken(task: Task | None, outcome: Outcome) -> bool:
     if outcome.kind is OutcomeKind.SUCCEEDED:
         return is_its_attempt and task.status is Status.SUCCEEDED
     return is_its_attempt and task.status is not Status.RUNNING
-
-
-def _same_request(new: NewTask, tasks: Sequence[Task]) -> Task | None:
-    for task in tasks:
-        if new.dedupe_key and task.dedupe_key == new.dedupe_key and _blocks_twin(new, task):
-            raise DuplicateTask(task.id)
-    for task in tasks:
-        if task.id == new.id or (new.idempotency_key and task.idempotency_key == new.idempotency_key):
-            if task.tenant != new.tenant or task.fingerprint != new.fingerprint or task.is_deleted:
-                raise TaskConflict(task.id)
-            return task
-    return None
-
-
-def _blocks_twin(new: NewTask, task: Task) -> bool:
-    is_active_or_done = task.status not in {Status.FAILED, Status.CANCELLED}
-    return task.id != new.id and task.tenant == new.tenant and is_active_or_done and not task.is_deleted

@@ -135,6 +135,18 @@ class S3ArtifactStore:
                 keys = [name.removeprefix(self._prefix) for name in names]
                 yield from filter(None, pool.map(self._stat_or_none, keys))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        name = self._name_below(prefix)
+        for page in self._answers(name, Delimiter="/"):
+            for entry in page.get("CommonPrefixes", ()):
+                yield entry["Prefix"].removeprefix(name).removesuffix("/")
+
+    def newest_at(self, prefix: str) -> float | None:
+        """Multipart uploads count from when they began: S3 dates them so."""
+        pages = self._answers(self._name_below(prefix))
+        written = (entry["LastModified"] for page in pages for entry in page.get("Contents", ()))
+        return max((at.timestamp() for at in written), default=None)
+
     def delete(self, key: str) -> bool:
         address = self._address(key)
         try:
@@ -252,11 +264,15 @@ class S3ArtifactStore:
 
     def _pages(self, name: str) -> Iterator[builtins.list[str]]:
         """Names of objects that start with `name`, in order, up to 1000 at a time."""
+        for page in self._answers(name):
+            if found := page.get("Contents"):
+                yield [entry["Key"] for entry in found]
+
+    def _answers(self, name: str, **options: str) -> Iterator[dict[str, Any]]:
+        """Pages of the list of what starts with `name`."""
         with _failing(name):
             pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=name):
-                if found := page.get("Contents"):
-                    yield [entry["Key"] for entry in found]
+            yield from pages.paginate(Bucket=self._bucket, Prefix=name, **options)
 
     def _delete_names(self, names: builtins.list[str]) -> int:
         with _failing():

@@ -75,6 +75,12 @@ class ArtifactStore(Protocol):
     def list(self, prefix: str) -> Iterator[Stored]:
         """Objects whose key starts with `prefix` (ending in "/"), ordered by key."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names of the folders directly below `prefix` (ending in "/"), whatever lies in them."""
+
+    def newest_at(self, prefix: str) -> float | None:
+        """When the newest object below `prefix` (ending in "/") was written; None where there is none."""
+
     def delete(self, key: str) -> bool:
         """False when there was none."""
 

@@ -24,6 +24,7 @@ from cluster.schema import events, facts, tasks
 from cluster.task import FINAL, Status, Task, TaskEvent, TaskPage, TaskQuery
 
 _FINAL_WORDS = [status.value for status in FINAL]
+_LIVE_WORDS = [status.value for status in Status if status not in FINAL]
 _IDS_PER_QUERY = 500
 
 
@@ -36,11 +37,6 @@ class TaskStore:
         self._epoch = 0
         self._lock: IO[bytes] | None = None
         self._writer = ChangeWriter(self._engine)
-
-    @property
-    def redacted_url(self) -> str:
-        """The database URL without its password, for health answers."""
-        return self._url.render_as_string(hide_password=True)
 
     def open(self) -> int:
         """Migrate the schema and begin a new epoch; returns its number.
@@ -74,28 +70,31 @@ class TaskStore:
 
     def live(self) -> list[Task]:
         """Every task that has not ended, oldest first."""
-        query = sa.select(tasks).where(tasks.c.status.not_in(_FINAL_WORDS)).order_by(tasks.c.created_at)
+        query = sa.select(tasks).where(tasks.c.status.in_(_LIVE_WORDS)).order_by(tasks.c.created_at)
         return self._tasks(query)
 
     def owing(self) -> list[Task]:
         """Every task that owes a callback."""
         return self._tasks(sa.select(tasks).where(tasks.c.callback_due_at.is_not(None)))
 
-    def find(
-        self, ids: Iterable[str], idempotency_keys: Iterable[str] = (), dedupe_keys: Iterable[str] = ()
+    def find(self, ids: Iterable[str]) -> list[Task]:
+        """Tasks with one of these ids, whatever their tenant and status."""
+        found: list[Task] = []
+        for some in _slices(list(ids)):
+            found += self._tasks(sa.select(tasks).where(tasks.c.id.in_(some)))
+        return found
+
+    def find_keyed(
+        self, tenant: str, idempotency_key: str | None = None, dedupe_key: str | None = None
     ) -> list[Task]:
-        """Tasks with one of these ids or keys, whatever their tenant and status."""
-        found: dict[str, Task] = {}
-        wanted = (
-            (tasks.c.id, ids),
-            (tasks.c.idempotency_key, idempotency_keys),
-            (tasks.c.dedupe_key, dedupe_keys),
-        )
-        for column, values in wanted:
-            for some in _slices(list(values)):
-                for task in self._tasks(sa.select(tasks).where(column.in_(some))):
-                    found[task.id] = task
-        return list(found.values())
+        """The tenant's tasks with one of these keys, whatever their status."""
+        wanted = ((tasks.c.idempotency_key, idempotency_key), (tasks.c.dedupe_key, dedupe_key))
+        return [
+            task
+            for column, key in wanted
+            if key
+            for task in self._tasks(sa.select(tasks).where(tasks.c.tenant == tenant, column == key))
+        ]
 
     def page(self, query: TaskQuery) -> TaskPage:
         """Tasks in order of creation, those of the same moment by id."""
@@ -132,6 +131,24 @@ class TaskStore:
             tasks.c.callback_due_at.is_(None),
         )
         return self._tasks(sa.select(tasks).where(*where).limit(limit))
+
+    def recorded(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that are a task's, hidden ones too."""
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for some in _slices(list(ids)):
+                found.update(connection.execute(sa.select(tasks.c.id).where(tasks.c.id.in_(some))).scalars())
+        return found
+
+    def began_at(self, now: float) -> float:
+        """Since when this database is in use: the time of the first call, down to the minute."""
+        name = facts.c.name == "began_min"  # in seconds it would outgrow the column in 2038
+        with self._transaction() as connection:
+            minute = connection.execute(sa.select(facts.c.value).where(name)).scalar()
+            if minute is None:
+                minute = int(now // 60)
+                connection.execute(facts.insert().values(name="began_min", value=minute))
+        return float(minute * 60)
 
     def _claim(self, path: Path) -> None:
         if self._lock is not None:
@@ -199,8 +216,9 @@ def _behind(query: TaskQuery) -> list[sa.ColumnElement[bool]]:
     if query.after is None:
         return []
     created_at, task_id = query.after
-    later = tasks.c.created_at < created_at if query.newest_first else tasks.c.created_at > created_at
-    return [sa.or_(later, sa.and_(tasks.c.created_at == created_at, tasks.c.id > task_id))]
+    column = tasks.c.created_at
+    begin = column <= created_at if query.newest_first else column >= created_at  # what an index can seek
+    return [begin, sa.or_(column != created_at, tasks.c.id > task_id)]
 
 
 def _slices(values: list[str]) -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,7 +22,8 @@ from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
 from api.forms import Fields, FormPlan, received_form
 from api.routing import FILE_FIELD, direct_router, file_answers, form_body, query_parameters
-from api.uploads import Upload, rename
+from api.to_the_end import remove, run_to_the_end
+from api.uploads import Upload, copy
 from api.views.problems import problems
 from cluster import keys
 from cluster.errors import BadSignature, InvalidKey, TaskNotFound
@@ -94,6 +96,7 @@ async def upload_form(request: Request) -> Response:
     """Store a file under `file_path`, which is a form field (before or after the file) or in the query."""
     edge = edge_of(request)
     tenant = caller(request).tenant
+    incoming_key = keys.incoming_key(tenant, uuid.uuid4().hex)
     given = {
         name: request.query_params[name] for name in ("file_path", "bucket") if name in request.query_params
     }
@@ -105,16 +108,19 @@ async def upload_form(request: Request) -> Response:
 
     def open_file(_name: str, _filename: str, fields: Fields) -> Upload:
         # A path that is not known yet, because the field comes after the file, is given at the end.
-        key = upload_key(tenant, fields["file_path"]) if "file_path" in fields else _incoming_key(tenant)
-        return _upload(edge, key)
+        if "file_path" in fields:
+            return _upload(edge, upload_key(tenant, fields["file_path"]))
+        undo.push_async_callback(remove, edge.context.storage, [incoming_key])
+        return _upload(edge, incoming_key)
 
     check(given)
-    async with received_form(request, FormPlan(("file",), open_file, check), given) as form:
-        path = form.fields.get("file_path", "")
-        key = upload_key(tenant, path)
-        stored = await _commit(form.uploads["file"])
-    if stored.key != key:
-        stored = await to_thread.run_sync(rename, edge.context.storage, stored.key, key)
+    async with AsyncExitStack() as undo:
+        async with received_form(request, FormPlan(("file",), open_file, check), given) as form:
+            path = form.fields.get("file_path", "")
+            key = upload_key(tenant, path)
+            stored = await _commit(form.uploads["file"])
+        if stored.key != key:
+            stored = await run_to_the_end(copy, edge.context.storage, stored.key, key)
     return Json(_uploaded(request, path, stored))
 
 
@@ -241,10 +247,6 @@ def _check_bucket(edge: Edge, bucket: str) -> None:
     known = edge.context.settings.bucket
     if bucket not in {"", known}:
         raise BadRequest(f"bucket must be {known}", details={"field": "bucket"})
-
-
-def _incoming_key(tenant: str) -> str:
-    return keys.upload_key(tenant, f".incoming/{uuid.uuid4().hex}")
 
 
 def _upload(edge: Edge, key: str) -> Upload:

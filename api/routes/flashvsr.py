@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,11 +19,13 @@ from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
 from api.flashvsr_files import ensure_preview, join_finished_parts
 from api.flashvsr_uploads import TASK_NAME, create
+from api.pages import PageQuery
+from api.results import video_artifact
 from api.routing import FILE_FIELD, direct_router, file_answers, form_body, query_parameters
+from api.to_the_end import remove
 from api.views.flashvsr import (
     MODEL_VARIANT,
     NOTHING_TO_RECOVER,
-    StatusWord,
     TaskListResponse,
     TaskParameters,
     TaskProgressResponse,
@@ -32,7 +33,6 @@ from api.views.flashvsr import (
     parameter_schema,
     partial_name,
     progress_view,
-    result_artifact,
     task_view,
     with_error,
 )
@@ -40,7 +40,7 @@ from api.views.problems import problems
 from cluster import keys
 from cluster.errors import ArtifactNotFound, TaskNotFound
 from cluster.storage import Stored
-from cluster.task import Status, Task, TaskQuery
+from cluster.task import Status, Task
 from models.engine import EngineKind, EngineSpec, ModelNotReady, ModelSpec
 from models.weights import WeightFile
 
@@ -52,14 +52,6 @@ NO_FULL_ENGINE = "this server has no FlashVSR network; the embedded engine serve
 STILL_RUNNING = "任务仍在处理中，请在任务结束后再导出。"
 
 router: APIRouter = direct_router("flashvsr")
-
-
-class ListQuery(BaseModel):
-    """Which page GET /api/tasks shows."""
-
-    page: Annotated[int, Field(ge=1, le=10**6)] = 1
-    page_size: Annotated[int, Field(ge=1, le=100)] = 20
-    status: StatusWord | None = None
 
 
 FORM = form_body({"file": FILE_FIELD, **TaskParameters.model_json_schema()["properties"]}, ["file"])
@@ -81,22 +73,13 @@ async def create_task(request: Request) -> Response:
     "/api/tasks",
     response_model=TaskListResponse,
     responses=problems(422),
-    openapi_extra=query_parameters(ListQuery),
+    openapi_extra=query_parameters(PageQuery),
 )
 async def list_tasks(request: Request) -> Response:
     """The tasks of this dialect, newest first."""
-    query = parse_query(ListQuery, request)
-    page = await edge_of(request).context.registry.list(
-        TaskQuery(
-            tenant=caller(request).tenant,
-            dialect=FLASHVSR.name,
-            statuses=FLASHVSR.statuses(query.status) if query.status else None,
-            offset=(query.page - 1) * query.page_size,
-            limit=query.page_size,
-        )
-    )
-    shown = [task_view(task) for task in page.tasks]
-    return Json({"tasks": shown, "total": page.total, "page": query.page, "page_size": query.page_size})
+    query = parse_query(PageQuery, request)
+    page = await edge_of(request).context.registry.list(query.of(FLASHVSR, caller(request).tenant))
+    return Json({"tasks": [task_view(task) for task in page.tasks]} | query.numbers(page))
 
 
 @router.get("/api/tasks/parameter_schema")
@@ -144,7 +127,7 @@ async def export_from_chunks(request: Request, task_id: str) -> Response:
     try:
         task = await edge.context.registry.annotate(task.id, facts)
     except TaskNotFound:  # deleted meanwhile: its new file must go too
-        await to_thread.run_sync(edge.context.storage.delete, stored.key)
+        await remove(edge.context.storage, [stored.key])
         raise
     return Json(progress_view(task))
 
@@ -188,11 +171,24 @@ async def preview_file(request: Request, task_id: str) -> Response:
     try:
         await to_thread.run_sync(storage.stat, preview_key)
     except ArtifactNotFound:
-        try:
-            await to_thread.run_sync(ensure_preview, storage, source_key, preview_key)
-        except ArtifactNotFound as error:
-            raise NotFound(NO_RESULT, code="FILE_NOT_FOUND") from error
+        await _make_preview(request, task.id, source_key, preview_key)
     return await file_response(request, storage, preview_key, filename=f"{task.id}.jpg")
+
+
+async def _make_preview(request: Request, task_id: str, source_key: str, preview_key: str) -> None:
+    edge = edge_of(request)
+    storage = edge.context.storage
+    try:
+        await to_thread.run_sync(
+            ensure_preview, storage, source_key, preview_key, limiter=edge.submitter.decoders
+        )
+    except ArtifactNotFound as error:
+        raise NotFound(NO_RESULT, code="FILE_NOT_FOUND") from error
+    try:
+        await _task(request, task_id)
+    except TaskNotFound:  # deleted meanwhile: its new file must go too
+        await remove(storage, [preview_key])
+        raise
 
 
 @router.get("/api/files/{task_id}/input", response_class=Response, responses=file_answers(404))
@@ -293,7 +289,7 @@ async def _task(request: Request, task_id: str) -> Task:
 
 def _result_key(task: Task) -> str | None:
     """The key of what the task delivered, whole or in part."""
-    artifact = result_artifact(task)
+    artifact = video_artifact(task)
     if artifact is not None:
         return artifact.key
     partial = task.facts.get("partial")
