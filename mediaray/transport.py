@@ -34,18 +34,26 @@ def delays_s(first_s: float, longest_s: float) -> Iterator[float]:
 
 
 class Patience:
-    """How long to go on trying; `renew` when something got through. Never beyond `until` (time.monotonic)."""
+    """How long to go on trying, from the first try on; `renew` when something got through.
+
+    Never beyond `until` (time.monotonic).
+    """
 
     def __init__(self, retry_s: float, until: float = math.inf) -> None:
         self._retry_s = retry_s
         self._until = until
-        self.renew()
+        self._give_up_at: float | None = None
+
+    def begin(self) -> None:
+        """The first try; later calls change nothing."""
+        if self._give_up_at is None:
+            self.renew()
 
     def renew(self) -> None:
         self._give_up_at = min(time.monotonic() + self._retry_s, self._until)
 
     def allows(self, pause_s: float) -> bool:
-        return time.monotonic() + pause_s <= self._give_up_at
+        return self._give_up_at is None or time.monotonic() + pause_s <= self._give_up_at
 
 
 def with_retries(attempt: Callable[[], Flow[T]], patience: Patience, *, repeatable: bool = True) -> Flow[T]:
@@ -53,6 +61,7 @@ def with_retries(attempt: Callable[[], Flow[T]], patience: Patience, *, repeatab
 
     `repeatable` false: only what certainly had no effect is tried again. Raises the last error.
     """
+    patience.begin()
     for delay_s in delays_s(FIRST_DELAY_S, LONGEST_DELAY_S):
         try:
             return (yield from attempt())

@@ -18,6 +18,8 @@ LONGEST_OUTAGE_S = 300.0
 """How long following without a time limit goes on trying a server that does not answer at all."""
 LONGEST_SILENCE_S = 45.0
 """Three heartbeats of the server: a stream that stays silent for longer is dead."""
+STEADY_S = 50.0
+"""A stream that lasted this long was kept open by heartbeats: one that is silent ends before."""
 SHORTEST_SILENCE_S = 1.0
 """What a server gets to answer in when the time limit is nearly reached."""
 NO_SUCH_ENDPOINT = frozenset({404, 405})
@@ -62,6 +64,8 @@ class EventStream:
         self._limit = limit
         self._last_id = ""
         self._is_open = False
+        self._opened_at = 0.0
+        self._has_told = False
         self._patience = Patience(LONGEST_OUTAGE_S if limit.until == math.inf else math.inf, limit.until)
 
     def next(self) -> Flow[TaskEvent]:
@@ -83,13 +87,16 @@ class EventStream:
         if message is None:
             self._broken()
             raise ServerUnavailable(self._calls.base_url, "the event stream ended early")
+        self._has_told = True
         self._last_id = message.id or self._last_id
         return message
 
     def _broken(self) -> None:
         self._is_open = False
         self._limit.check(FIRST_DELAY_S)
-        self._patience.renew()  # the outage begins only now
+        if self._has_told or time.monotonic() - self._opened_at >= STEADY_S:
+            self._patience.renew()  # the outage begins only now
+        self._has_told = False
 
     def _open(self) -> Flow[None]:
         headers = {"accept": "text/event-stream", "cache-control": "no-store"}
@@ -107,6 +114,7 @@ class EventStream:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise self._calls.wrong_server()
         self._is_open = True
+        self._opened_at = time.monotonic()
 
 
 class StatusPolls:

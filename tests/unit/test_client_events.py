@@ -22,6 +22,7 @@ from mediaray import (
     WaitTimeout,
     watching,
 )
+from mediaray.transport import Patience
 from tests.client_kinds import CLIENTS, Connect
 from tests.client_server import World, serving
 
@@ -271,3 +272,26 @@ def test_a_server_that_stays_away_ends_the_events(connect, world, monkeypatch):
     with pytest.raises(ServerUnavailable, match=url):
         next(events)
     client.close()
+
+
+@pytest.mark.parametrize("num_told", [0, 1], ids=["never an event", "one event at first"])
+def test_streams_that_open_and_tell_nothing_are_given_up(client, world, monkeypatch, num_told):
+    monkeypatch.setattr(watching, "LONGEST_OUTAGE_S", 0.3)
+    world.cut_streams_after.extend([num_told] + [0] * 20)  # and then it would tell all
+    with pytest.raises(ServerUnavailable):
+        list(client.events("t-1"))
+
+
+def test_streams_that_heartbeats_kept_open_for_long_are_no_outage(client, world, monkeypatch):
+    monkeypatch.setattr(watching, "LONGEST_OUTAGE_S", 0.5)
+    monkeypatch.setattr(watching, "STEADY_S", 0.0)
+    world.cut_streams_after.extend([1, 0, 0])
+    assert len(list(client.events("t-1"))) == len(LIFE)
+
+
+def test_patience_begins_with_the_first_try():
+    patience = Patience(0.5)
+    patience._until = 0.0  # as if the time were long over
+    assert patience.allows(60)
+    patience.begin()
+    assert not patience.allows(0)
