@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 
 class Json(Response):
-    """A JSON answer; `inf` and `nan` become null, as JSON has no words for them."""
+    """A JSON answer."""
 
     media_type = "application/json"
 
@@ -21,7 +21,12 @@ class Json(Response):
         super().__init__(content, status_code, headers)
 
     def render(self, content: Any) -> bytes:
-        return to_json(content)
+        return json_bytes(content)
+
+
+def json_bytes(content: Any) -> bytes:
+    """`content` as JSON; `inf` and `nan` become null, as JSON has no words for them."""
+    return to_json(content, inf_nan_mode="null")
 
 
 def base_url(request: Request, public_url: str) -> str:

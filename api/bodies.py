@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,15 +19,17 @@ def _no_json(reason: str) -> Unprocessable:
 
 
 async def read_json(request: Request) -> Any:
-    """The JSON body; 422 for what is not JSON: bad UTF-8, NaN, nesting over 200 levels.
+    """The JSON body; 422 for what is not JSON or no number: bad UTF-8, NaN, 1e400, nesting over 200 levels.
 
     In memory: `BodyLimit` has bounded it.
     """
     body = await request.body()
     try:
-        return from_json(body, allow_inf_nan=False)
+        value = from_json(body, allow_inf_nan=False)
+        json.dumps(value, allow_nan=False)  # in C, the shortest way to find a number that became infinite
     except ValueError as error:
         raise _no_json(str(error)) from error
+    return value
 
 
 async def read_optional_json(request: Request) -> Any:
@@ -34,7 +37,7 @@ async def read_optional_json(request: Request) -> Any:
     return await read_json(request) if await request.body() else {}
 
 
-RANGE_ERRORS = frozenset({"greater_than_equal", "less_than_equal", "finite_number"})
+RANGE_ERRORS = frozenset({"greater_than_equal", "less_than_equal", "finite_number", "int_parsing_size"})
 
 
 def is_out_of_range(problems: list[dict[str, Any]]) -> bool:

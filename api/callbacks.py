@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from pydantic_core import to_json
-
+from api.answers import json_bytes
 from api.dialects import TASKS
 from api.results import UrlOf
 from api.views.tasks import callback_view
@@ -128,7 +127,7 @@ class CallbackSender:
         """One POST, with download URLs and a signature of this moment."""
         at, begun_s = self._now(), time.monotonic()
         try:
-            body = to_json(callback_view(task, self._url_of))
+            body = json_bytes(callback_view(task, self._url_of))
             headers = {
                 "Content-Type": "application/json",
                 "X-Task-Status": TASKS.word(task),

@@ -32,6 +32,9 @@ class Registry(Protocol):
     async def get(self, task_id: str) -> Task:
         """Raises TaskNotFound (also for deleted tasks)."""
 
+    async def keyed(self, tenant: str, idempotency_key: str) -> Task | None:
+        """The tenant's task that was made under this key; None where none is there (any more)."""
+
     async def list(self, query: TaskQuery) -> TaskPage: ...
 
     async def counts(self, *, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]: ...

@@ -1,7 +1,8 @@
 """What `POST …/hallo2/config` made the defaults of a tenant's later tasks: one small object in the store.
 
 Every ingress replica reads it when a task is created, so a change counts everywhere at once and survives
-restarts. Of two changes at the same moment the later one wins.
+restarts. Changes of one process follow one another; of two processes changing at the same moment the later
+one wins.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from anyio import to_thread
 from pydantic import ValidationError
 
 from api.dialects import HALLO2
+from api.edge import Edge
 from api.views.hallo2 import Config
 from cluster import keys
 from cluster.errors import ArtifactNotFound
@@ -32,9 +34,10 @@ async def defaults_of(storage: ArtifactStore, tenant: str) -> Json:
     return {name: value for name, value in inputs.items() if value is not None}
 
 
-async def change_defaults(storage: ArtifactStore, tenant: str, changes: Config) -> None:
+async def change_defaults(edge: Edge, tenant: str, changes: Config) -> None:
     """Durable when this returns. Raises StorageFailure."""
-    await to_thread.run_sync(_change, storage, tenant, changes)
+    async with edge.defaults_change:
+        await to_thread.run_sync(_change, edge.context.storage, tenant, changes)
 
 
 def _read(storage: ArtifactStore, tenant: str) -> Config:

@@ -38,6 +38,11 @@ def with_urls(value: Any, url_of: UrlOf) -> Any:
     return value
 
 
+def video_artifact(task: Task) -> Artifact | None:
+    """The video that a completed task delivered."""
+    return next((artifact for artifact in task.artifacts if file_kind(artifact.media_type) == "video"), None)
+
+
 def file_kind(media_type: str) -> str:
     """image, video, audio or other."""
     kind = media_type.partition("/")[0]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, TypeAdapter, WithJsonSchema
 from starlette.datastructures import QueryParams
 
 from api.dialects import TASKS
+from cluster import keys
 from cluster.task import Task, TaskQuery
+
+_MAX_CURSOR_CHARS = 300
+_PLACE: TypeAdapter[tuple[float, str]] = TypeAdapter(tuple[FiniteFloat, str])
 
 Word = Literal["pending", "running", "completed", "failed", "cancelled"]
 
@@ -34,11 +37,14 @@ def _seconds(value: Any) -> float:
 
 def _place(value: Any) -> tuple[float, str]:
     """The (created_at, id) behind a cursor."""
+    text = str(value)
     try:
-        created_at, task_id = json.loads(base64.urlsafe_b64decode(str(value).encode()))
-        return float(created_at), str(task_id)
-    except (binascii.Error, ValueError, TypeError) as error:
+        created_at, task_id = _PLACE.validate_json(base64.urlsafe_b64decode(text.encode()))
+    except ValueError as error:  # of UTF-8, base64 or pydantic
         raise ValueError("not a cursor of this list") from error
+    if len(text) > _MAX_CURSOR_CHARS or not keys.is_task_id(task_id):
+        raise ValueError("not a cursor of this list")
+    return created_at, task_id
 
 
 Moment = Annotated[

@@ -140,6 +140,10 @@ class TaskBook:
         }
         return [task for task_id in ids if task_id and (task := self.known(task_id))]
 
+    def id_of_key(self, tenant: str, key: str) -> str | None:
+        """The task in memory that was made under this idempotency key."""
+        return self._keys.get((tenant, key))
+
     def queue(self, service: str) -> FairQueue:
         queue = self._queues.get(service)
         if queue is None:

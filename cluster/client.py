@@ -62,7 +62,6 @@ class RegistryFacts:
     pid: int
     epoch: int
     settings_digest: str
-    database_url: str
     channel: ChannelAddress
 
 
@@ -88,6 +87,10 @@ class RegistryClient:
 
     async def get(self, task_id: str) -> Task:
         task: Task = await self._call("get", task_id)
+        return task
+
+    async def keyed(self, tenant: str, idempotency_key: str) -> Task | None:
+        task: Task | None = await self._call("keyed", tenant, idempotency_key)
         return task
 
     async def counts(self, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]:

@@ -42,6 +42,7 @@ class FollowedRegistry(Protocol):
 
     async def submit(self, new: NewTask) -> Submission: ...
     async def get(self, task_id: str) -> Task: ...
+    async def keyed(self, tenant: str, idempotency_key: str) -> Task | None: ...
     async def counts(self, tenant: str | None = None, dialect: str | None = None) -> dict[Status, int]: ...
     async def events(self, task_id: str) -> Sequence[TaskEvent]: ...
     async def depths(self) -> dict[str, Depth]: ...
@@ -89,6 +90,12 @@ class TaskFollower:
             return task
         task = await self._registry.get(task_id)
         self._learn(task)
+        return task
+
+    async def keyed(self, tenant: str, idempotency_key: str) -> Task | None:
+        task = await self._registry.keyed(tenant, idempotency_key)
+        if task is not None:
+            self._learn(task)
         return task
 
     async def changed(self, task: Task, wait_s: float) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from ray import serve
@@ -30,6 +31,7 @@ from models.catalog import CATALOG
 
 HANDLE_DIALECT = "tasks"
 HANDLE_TENANT = "local"
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 @serve.ingress()
@@ -54,7 +56,7 @@ class Ingress:
         )
         self._app = create_app(context, is_named=True)  # Serve names every answer
         self._edge: Edge = self._app.state.edge
-        self._url_of = url_maker(context.storage, settings, settings.public_url or _local_url(settings))
+        self._url_of = url_maker(context.storage, settings, settings.public_url or local_url(settings))
         self._callbacks = CallbackSender(
             registry, UrlGuard(settings.callback_networks), Signer(settings.callback_secret), self._url_of
         )
@@ -111,5 +113,13 @@ class Ingress:
         return answer
 
 
-def _local_url(settings: Settings) -> str:
-    return f"http://{settings.http_host}:{settings.http_port}"
+def local_url(settings: Settings) -> str:
+    """Where this machine reaches the server: the base of download URLs that no HTTP request asked for."""
+    host = settings.http_host
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f"http://{host}:{settings.http_port}"
+    if address.is_unspecified:
+        host = _LOOPBACK[address.version]
+    return f"http://{f'[{host}]' if address.version == 6 else host}:{settings.http_port}"

@@ -34,6 +34,7 @@ from api.access import access_of
 from cluster.actors import stop_registry
 from cluster.settings import PrivatePorts, Settings, private_ray_environment
 from deployments.app import APP_NAME, AppArgs, build
+from deployments.ingress import local_url
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
@@ -73,9 +74,17 @@ def run(settings: Settings, args: AppArgs) -> int:
             serve.run(build(args), name=APP_NAME, route_prefix="/")
             _await_direct_route(Path(run_dir))
             logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
+            _warn_of_local_urls(settings)
             stop.wait()
             logger.info("stopping; tasks that run now start again with the next server")
     return 0
+
+
+def _warn_of_local_urls(settings: Settings) -> None:
+    """Callbacks are built without a request whose host could be taken for their download URLs."""
+    if not settings.is_loopback and not settings.public_url:
+        text = "MEDIARAY_PUBLIC_URL is empty: download URLs in callbacks begin with %s"
+        logger.warning(text, local_url(settings))
 
 
 def _told_to_stop() -> threading.Event:

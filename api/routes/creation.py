@@ -11,10 +11,12 @@ from starlette.responses import Response
 from api.answers import Json
 from api.bodies import parse, parse_query, read_json
 from api.callers import caller
-from api.dialects import CREATION
+from api.dialects import CREATION, Dialect
 from api.edge import edge_of, own_task
 from api.errors import NotFound
 from api.file_responses import file_response
+from api.pages import PageSize
+from api.results import video_artifact
 from api.routing import direct_router, file_answers, json_body, query_parameters
 from api.submission import Draft
 from api.views.creation import (
@@ -27,7 +29,6 @@ from api.views.creation import (
     VideoRequest,
     created_view,
     task_view,
-    video_artifact,
     video_name,
 )
 from api.views.problems import problems
@@ -44,7 +45,13 @@ class ListQuery(BaseModel):
     """Which tasks GET /api/tasks shows."""
 
     skip: Annotated[int, Field(ge=0, le=10**9)] = 0
-    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    limit: PageSize = 10
+
+    def of(self, dialect: Dialect, tenant: str) -> TaskQuery:
+        """The registry's query for this stretch of a tenant's tasks."""
+        return TaskQuery(
+            tenant=tenant, dialect=dialect.name, newest_first=False, offset=self.skip, limit=self.limit
+        )
 
 
 @router.post(
@@ -74,15 +81,7 @@ async def create_task(request: Request) -> Response:
 async def list_tasks(request: Request) -> Response:
     """The tasks of this dialect, oldest first."""
     query = parse_query(ListQuery, request)
-    page = await edge_of(request).context.registry.list(
-        TaskQuery(
-            tenant=caller(request).tenant,
-            dialect=CREATION.name,
-            newest_first=False,
-            offset=query.skip,
-            limit=query.limit,
-        )
-    )
+    page = await edge_of(request).context.registry.list(query.of(CREATION, caller(request).tenant))
     return Json({"tasks": [task_view(task) for task in page.tasks], "total": page.total})
 
 

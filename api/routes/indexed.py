@@ -18,12 +18,12 @@ from api.edge import edge_of, own_task
 from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
 from api.job_files import stored_files
+from api.pages import PageQuery, PageSize
 from api.routing import direct_router, file_answers, query_parameters
 from api.submission import Draft
 from api.views.indexed import (
     Created,
     NoResult,
-    StatusWord,
     TaskList,
     TaskResult,
     TaskStatus,
@@ -35,7 +35,7 @@ from api.views.indexed import (
 )
 from api.views.problems import problems
 from cluster.errors import RegistryUnavailable
-from cluster.task import Status, Task, TaskQuery
+from cluster.task import Status, Task
 
 VERSION = "1.0.0"
 BAD_INDEX = "index must be an integer of 1 or more, as a query parameter: POST /api/inference?index=1"
@@ -53,12 +53,10 @@ class JobQuery(BaseModel):
     subfolder: Annotated[str, Field(max_length=MAX_SUBFOLDER_CHARS)] | None = None
 
 
-class ListQuery(BaseModel):
+class ListQuery(PageQuery):
     """Which page GET /api/tasks shows."""
 
-    page: Annotated[int, Field(ge=1, le=10**6)] = 1
-    page_size: Annotated[int, Field(ge=1, le=100)] = 10
-    status: StatusWord | None = None
+    page_size: PageSize = 10
 
 
 @router.post(
@@ -114,17 +112,8 @@ async def result_file(request: Request, task_id: str, filename: str) -> Response
 async def list_tasks(request: Request) -> Response:
     """The tasks of this dialect, newest first."""
     query = parse_query(ListQuery, request)
-    page = await edge_of(request).context.registry.list(
-        TaskQuery(
-            tenant=caller(request).tenant,
-            dialect=INDEXED.name,
-            statuses=INDEXED.statuses(query.status) if query.status else None,
-            offset=(query.page - 1) * query.page_size,
-            limit=query.page_size,
-        )
-    )
-    shown = [item_view(task) for task in page.tasks]
-    return Json({"total": page.total, "page": query.page, "page_size": query.page_size, "tasks": shown})
+    page = await edge_of(request).context.registry.list(query.of(INDEXED, caller(request).tenant))
+    return Json(query.numbers(page) | {"tasks": [item_view(task) for task in page.tasks]})
 
 
 @router.get("/api/system/status")

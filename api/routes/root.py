@@ -7,7 +7,7 @@ tables say who answers: by Content-Type what is created, by its creator what exi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from api.dialects import CREATION, FLASHVSR
 from api.edge import edge_of, own_task
 from api.errors import Unprocessable
 from api.middleware import slash_form
+from api.pages import PageQuery
 from api.routes import creation, flashvsr, indexed
 from api.routing import direct_router, query_parameters
 from api.views.creation import HEALTHY, VideoRequest
@@ -86,7 +87,7 @@ async def create_task(request: Request) -> Response:
     responses=problems(422),
     openapi_extra={
         "parameters": [
-            *query_parameters(flashvsr.ListQuery)["parameters"],
+            *query_parameters(PageQuery)["parameters"],
             *query_parameters(creation.ListQuery)["parameters"],
         ]
     },
@@ -99,24 +100,20 @@ async def list_tasks(request: Request) -> Response:
 
 async def _paged_list(request: Request) -> dict[str, Any]:
     given = {"page_size": PAGE_SIZES[slash_form(request.scope)], **request.query_params}
-    query = parse(flashvsr.ListQuery, given, "query")
-    page = await _page(
-        request,
-        statuses=FLASHVSR.statuses(query.status) if query.status else None,
-        offset=(query.page - 1) * query.page_size,
-        limit=query.page_size,
-    )
-    return _shown(page) | {"page": query.page, "page_size": query.page_size}
+    query = parse(PageQuery, given, "query")
+    page = await _page(request, query.of(FLASHVSR, caller(request).tenant))
+    return _shown(page) | query.numbers(page)
 
 
 async def _skipped_list(request: Request) -> dict[str, Any]:
     query = parse_query(creation.ListQuery, request)
-    return _shown(await _page(request, newest_first=False, offset=query.skip, limit=query.limit))
+    return _shown(await _page(request, query.of(CREATION, caller(request).tenant)))
 
 
-async def _page(request: Request, **query: Any) -> TaskPage:
-    asked = TaskQuery(tenant=caller(request).tenant, dialects=tuple(ITEM_VIEWS), **query)
-    return await edge_of(request).context.registry.list(asked)
+async def _page(request: Request, query: TaskQuery) -> TaskPage:
+    """The page of a query of one dialect, of all that are listed here."""
+    of_all = replace(query, dialect=None, dialects=tuple(ITEM_VIEWS))
+    return await edge_of(request).context.registry.list(of_all)
 
 
 def _shown(page: TaskPage) -> dict[str, Any]:

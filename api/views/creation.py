@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict
 
 from api.dialects import CREATION
-from cluster.task import Artifact, Json, Status, Task
+from api.pages import StatusWord
+from api.results import video_artifact
+from cluster.task import Json, Status, Task
 from models.zoo.text_to_video import GenerateInputs
 
 DELETED = "任务已删除"
 HEALTHY = "服务运行正常"
-
-StatusWord = Literal["pending", "processing", "completed", "failed"]
 
 
 class VideoRequest(GenerateInputs):
@@ -80,9 +78,3 @@ def created_view(task: Task) -> Json:
 
 def video_name(task_id: str) -> str:
     return f"{task_id}_final.mp4"
-
-
-def video_artifact(task: Task) -> Artifact | None:
-    """The video that a completed task delivered."""
-    videos = (artifact for artifact in task.artifacts if artifact.media_type.startswith("video/"))
-    return next(videos, None)

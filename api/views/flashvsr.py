@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field
 
 from api.dialects import FLASHVSR
-from cluster.task import Artifact, Json, Status, Task
+from api.pages import StatusWord
+from cluster.task import Json, Status, Task
 from models.zoo.flashvsr import UpscaleInputs, predicted_size
 
 MODEL_VARIANT = "tiny_long"
 MAX_SEED = 2**63 - 1
+MAX_WIDTH_PX = 8192
 RECOMMENDED_WIDTHS_PX = (640, 768, 896, 960, 1024, 1152, 1280)
 NOTHING_TO_RECOVER = "未找到可用于恢复的分片文件，无法导出当前进度。"
 RECOVERED = "已导出部分结果: {name}"
-
-StatusWord = Literal["pending", "processing", "completed", "failed"]
 
 
 class TaskParameters(BaseModel):
@@ -27,7 +27,7 @@ class TaskParameters(BaseModel):
     sparse_ratio: float = Field(2.0, ge=1.0, le=4.0)
     local_range: int = Field(11, ge=7, le=15)
     seed: int = Field(0, ge=0, le=MAX_SEED)
-    preprocess_width: int = Field(640, ge=128)
+    preprocess_width: int = Field(640, ge=128, le=MAX_WIDTH_PX)
     preserve_aspect_ratio: bool = False
 
 
@@ -156,12 +156,6 @@ def error_message(task: Task) -> str | None:
         return text
     note = RECOVERED.format(name=partial["name"])
     return f"{text}\n{note}" if text else note
-
-
-def result_artifact(task: Task) -> Artifact | None:
-    """The video that a completed task delivered."""
-    videos = (artifact for artifact in task.artifacts if artifact.media_type.startswith("video/"))
-    return next(videos, None)
 
 
 def _percent(task: Task) -> float:

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from api.context import GpuInfo
 from api.dialects import HALLO2
-from api.results import UrlOf, with_urls
-from cluster.task import Artifact, Json, Status, Task
+from api.results import UrlOf, video_artifact, with_urls
+from cluster.task import Json, Status, Task
 from models.zoo.hallo2 import GuidanceScale, InferenceSteps
 
 QUEUED = "Inference task queued successfully"
@@ -112,12 +112,6 @@ def task_view(task: Task, url_of: UrlOf) -> Json:
         "created_at": HALLO2.time(task.created_at),
         "updated_at": HALLO2.time(task.updated_at),
     }
-
-
-def video_artifact(task: Task) -> Artifact | None:
-    """The video that a completed task delivered."""
-    videos = (artifact for artifact in task.artifacts if artifact.media_type.startswith("video/"))
-    return next(videos, None)
 
 
 def log_text(lines: tuple[str, ...]) -> str:

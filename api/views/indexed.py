@@ -9,12 +9,12 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from api.dialects import INDEXED
+from api.pages import StatusWord
 from cluster.task import Artifact, Json, Status, Task
 
 CREATED = "任务已创建，正在处理中"
 NOT_FINISHED = "任务尚未完成"
 
-StatusWord = Literal["pending", "processing", "completed", "failed"]
 FileType = Literal["image", "video", "other"]
 
 _TYPES: dict[str, FileType] = {

@@ -71,7 +71,10 @@ class UpscaleInputs(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Noise seed of FlashVSR; the embedded engine uses no noise.")
     preprocess_width: int = Field(
-        640, ge=128, description="A wider video is first reduced to this width (pixels); never enlarged."
+        640,
+        ge=128,
+        le=8192,
+        description="A wider video is first reduced to this width (pixels); never enlarged.",
     )
     preserve_aspect_ratio: bool = Field(
         False,

@@ -104,11 +104,13 @@ async def test_fields_may_follow_the_file(server):
         ({"local_range": "16"}, 400, "less_than_equal"),
         ({"seed": "-1"}, 400, "greater_than_equal"),
         ({"preprocess_width": "127"}, 400, "greater_than_equal"),
+        ({"preprocess_width": "8193"}, 400, "less_than_equal"),
+        ({"preprocess_width": "9" * 5000}, 400, "int_parsing_size"),
         ({"scale": "big"}, 422, "float_parsing"),
         ({"local_range": "9.5"}, 422, "int_parsing"),
         ({"preserve_aspect_ratio": "maybe"}, 422, "bool_parsing"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 async def test_parameters_out_of_range_and_of_the_wrong_type(server, form, status, kind):
     answer = await create(server, **form)

@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 import re
+import threading
 
 import pytest
 import pytest_asyncio
 
+from api import hallo2_defaults
 from api.context import GpuInfo
 from cluster.errors import RegistryUnavailable, StorageFailure
 from cluster.task import Beat, LogLines, Progress, Status
@@ -283,6 +285,23 @@ class TestConfig:
             assert mine.inputs["inference_steps"] == 7
             assert "inference_steps" not in theirs.inputs
 
+    async def test_two_changes_at_the_same_moment_both_count(self, server, monkeypatch):
+        read, reads, second = hallo2_defaults._read, [], threading.Event()
+
+        def slow_read(*given):
+            config = read(*given)
+            reads.append(config)
+            if len(reads) == 2:
+                second.set()
+            second.wait(0.2)  # in turn, the second read comes only after the first change
+            return config
+
+        monkeypatch.setattr(hallo2_defaults, "_read", slow_read)
+        changes = ({"inference_steps": 7}, {"guidance_scale": 4.0})
+        await asyncio.gather(*(server.http.post(CONFIG, json=change) for change in changes))
+        changed = await hallo2_defaults.defaults_of(server.storage, "local")
+        assert changed == {"inference_steps": 7, "guidance_scale": 4.0}
+
     @pytest.mark.parametrize(
         ("body", "status", "word"),
         [
@@ -290,6 +309,7 @@ class TestConfig:
             ({"guidance_scale": 1e6}, 400, "guidance_scale: "),
             ({"inference_steps": 0}, 400, "inference_steps: "),
             ({"inference_steps": -3, "guidance_scale": 99}, 400, "guidance_scale: "),
+            ({"inference_steps": "9" * 5000}, 400, "inference_steps: "),
             ({"inference_steps": "many"}, 422, "int_parsing"),
             ({"inference_steps": 2.5}, 422, "int_from_float"),
             ({"enable_cache": "perhaps"}, 422, "bool_parsing"),
@@ -598,3 +618,16 @@ class TestWithoutEngine:
     @shared_loop
     async def test_defaults_can_be_set_all_the_same(self, engineless):
         assert (await engineless.http.post(CONFIG, json={"inference_steps": 5})).status_code == 200
+
+
+async def test_the_list_is_the_newest_thousand_and_counts_as_a_read(tmp_path):
+    async with serving(tmp_path, still_portraits(), rate_limit_status=1) as server:
+        for group in range(2):
+            ids = [f"t{group}-{number}" for number in range(501)]
+            news = [new_task(id=task_id, dialect="hallo2", is_fresh_id=True) for task_id in ids]
+            await asyncio.gather(*(server.registry.submit(new) for new in news))
+            server.clock.advance(1)
+        shown = (await server.http.get(TASKS)).json()
+        assert (shown["count"], len(shown["tasks"])) == (1000, 1000)
+        assert sum(task_id.startswith("t1-") for task_id in shown["tasks"]) == 501
+        assert (await server.http.get(TASKS)).status_code == 429

@@ -299,6 +299,18 @@ async def test_an_idempotency_key_finds_its_task(open_registry) -> None:
         await registry.submit(new_task(idempotency_key="k", inputs={"payload": 2}))
 
 
+async def test_the_task_of_an_idempotency_key(open_registry) -> None:
+    registry = await open_registry()
+    made = (await registry.submit(new_task(idempotency_key="k"))).task
+    for _ in range(2):
+        assert (await registry.keyed("local", "k")) == await registry.get(made.id)
+        assert await registry.keyed("other", "k") is None
+        assert await registry.keyed("local", "l") is None
+        registry = await open_registry()
+    await registry.delete(made.id)
+    assert await registry.keyed("local", "k") is None
+
+
 async def test_a_twin_is_refused_while_active_or_done_but_not_after_a_failure(open_registry) -> None:
     registry = await open_registry()
     await registry.submit(new_task(dedupe_key="d"))

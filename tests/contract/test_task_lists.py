@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from tests.api_client import serving
@@ -87,6 +89,17 @@ async def test_the_last_page_has_no_next_cursor(server):
     assert ([task["task_id"] for task in second["tasks"]], second["total"]) == (["t0"], 2)
 
 
+def cursor(*texts):
+    return f"cursor={base64.urlsafe_b64encode(b''.join(texts)).decode()}"
+
+
+async def test_a_cursor_may_name_the_longest_id(server):
+    for task_id in ("a" * 128, "b" * 128):
+        await submit(server, task_id)
+    first = (await server.http.get("/v1/tasks?limit=1")).json()
+    assert await ids(server, cursor=first["next_cursor"]) == ["a" * 128]
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -101,7 +114,16 @@ async def test_the_last_page_has_no_next_cursor(server):
         "cursor=WyJhIiwxXQ==",
         "cursor=%C3%BC",
         "cursor=e30%3D",
+        cursor(b"[" * 3000),
+        cursor(b'[1, "\\ud800"]'),
+        cursor(b'[1, "a/b"]'),
+        cursor(b'[1, ["a"]]'),
+        cursor(b'[1e999, "a"]'),
+        cursor(b'[NaN, "a"]'),
+        cursor(b'[1, "a"]' + b" " * 300),
+        cursor(b'[1, "a"]', b"\xff"),
     ],
+    ids=lambda query: query[:30],
 )
 async def test_bad_filters(server, query):
     answer = await server.http.get(f"/v1/tasks?{query}")

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.submission import compared
+from cluster.errors import QueueFull
 from models.catalog import CATALOG
 from models.engine import InputFile, InvalidInput, MediaKind
 from models.weights import WeightFile
@@ -45,6 +47,52 @@ async def test_readiness_is_asked_again_after_half_a_minute(tmp_path):
         assert (await server.submit()).status_code == 503
         server.clock.advance(2)
         assert (await server.submit()).status_code == 200
+
+
+@pytest.mark.parametrize("header", [{}, {"Idempotency-Key": "k"}], ids=["id", "key"])
+async def test_a_repeated_request_finds_its_task_while_its_model_is_away(tmp_path, header):
+    body = {"task_name": "diagnostics.echo", "input_data": {"payload": 1}}
+    body |= {} if header else {"task_id": "mine"}
+    async with serving(tmp_path) as server:
+        first = (await server.http.post("/v1/tasks", json=body, headers=header)).json()
+    async with serving(tmp_path, echo_with(engines=())) as server:
+        again = await server.http.post("/v1/tasks", json=body, headers=header)
+        assert (again.status_code, again.json()["task_id"]) == (200, first["task_id"])
+        other = await server.http.post(
+            "/v1/tasks", json=body | {"input_data": {"payload": 2}}, headers=header
+        )
+        assert other.status_code == 409
+        assert (await server.submit()).status_code == 503
+
+
+async def test_a_submit_to_a_ready_model_costs_the_registry_one_call(tmp_path, monkeypatch):
+    async with serving(tmp_path) as server:
+        calls = []
+        for name in ("get", "keyed"):
+            monkeypatch.setattr(server.registry, name, calls.append)
+        monkeypatch.setattr(server.registry, "submit", refuse := Refusing())
+        for header in ({}, {"Idempotency-Key": "k"}):
+            body = {"task_name": "diagnostics.echo", "input_data": {}}
+            assert (await server.http.post("/v1/tasks", json=body, headers=header)).status_code == 503
+    assert (refuse.calls, calls) == (2, [])
+
+
+class Refusing:
+    """A registry's submit that is full."""
+
+    calls = 0
+
+    async def __call__(self, _new):
+        self.calls += 1
+        raise QueueFull(1)
+
+
+def test_an_optional_input_of_a_later_version_changes_no_earlier_request():
+    class Later(FileInputs):
+        note: str | None = None
+
+    assert compared(Later(count=1)) == compared(FileInputs(count=1)) == {"count": 1}
+    assert compared(Later(note="x")) != compared(Later())
 
 
 @pytest.mark.parametrize("field", [None, "payload"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,6 +103,13 @@ async def test_payload_headers_and_signature(bench: Bench, receiver: Receiver) -
     assert request.headers["webhook-timestamp"] == str(int(bench.clock()))
     assert "." not in request.headers["webhook-id"]
     assert request.headers["webhook-signature"] == signature(request.headers, request.body)
+
+
+async def test_a_number_that_json_has_no_word_for_is_null(bench: Bench, receiver: Receiver) -> None:
+    await bench.end(receiver.url, result={"psnr": float("inf"), "ssim": [float("nan")]})
+    await bench.turn()
+    (request,) = receiver.all()
+    assert json.loads(request.body, parse_constant=pytest.fail)["result"] == {"psnr": None, "ssim": [None]}
 
 
 def signature(headers: dict[str, str], body: bytes) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from cluster.settings import Settings
 from deployments import server
+from deployments.ingress import local_url
 
 
 def test_set_changes_one_field_and_keeps_the_services_other_defaults() -> None:
@@ -48,6 +49,36 @@ def test_listening_outside_without_keys_is_refused(monkeypatch: pytest.MonkeyPat
         Settings()
     monkeypatch.setenv("MEDIARAY_API_KEYS", "secret")
     assert Settings().http_host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("localhost", "http://localhost:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("192.0.2.7", "http://192.0.2.7:8000"),
+    ],
+)
+def test_the_base_of_download_urls_that_no_request_asked_for(host: str, url: str) -> None:
+    assert local_url(Settings(http_host=host, http_port=8000, api_keys="secret")) == url
+
+
+@pytest.mark.parametrize(
+    ("host", "public_url", "warns"),
+    [
+        ("0.0.0.0", "", True),
+        ("0.0.0.0", "https://media.example", False),
+        ("127.0.0.1", "", False),
+    ],
+)
+def test_local_urls_in_callbacks_are_warned_of(
+    host: str, public_url: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server._warn_of_local_urls(Settings(http_host=host, public_url=public_url, api_keys="secret"))
+    assert ["MEDIARAY_PUBLIC_URL" in record.message for record in caplog.records] == [True] * warns
 
 
 def test_without_haproxy_the_python_proxy_serves_and_one_line_says_so(

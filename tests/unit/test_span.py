@@ -225,6 +225,7 @@ def test_sizes_are_known_beforehand(size, given, expected):
         {"local_range": 16},
         {"seed": -1},
         {"preprocess_width": 127},
+        {"preprocess_width": 8193},
         {"model_variant": "full"},
         {"unknown": 1},
     ],
