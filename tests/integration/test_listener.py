@@ -41,6 +41,6 @@ def test_an_open_listener_of_serve_needs_keys(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == (
-        "refused: http_options.host=0.0.0.0 is reachable from outside and MEDIARAY_API_KEYS is empty: set keys,"
-        " or listen on 127.0.0.1"
+        "refused: http_options.host=0.0.0.0 is reachable from outside and MEDIARAY_API_KEYS is empty:"
+        " set keys, or listen on 127.0.0.1"
     )
