@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from api.flashvsr_files import ensure_preview
 from api.routes import flashvsr
 from cluster.errors import RegistryUnavailable, TaskNotFound
 from cluster.local_storage import LocalArtifactStore, LocalWriter
 from tests.api_client import SAMPLES, Server, serving
 
 VIDEO = (SAMPLES / "carphone_pristine.mp4").read_bytes()
-PATH_LAST = [("file", ("x.bin", b"hello")), ("file_path", (None, "v/x.bin"))]
+PATH_LAST: Any = [("file", ("x.bin", b"hello")), ("file_path", (None, "v/x.bin"))]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ class Pause:
         self.reached = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._go_on = threading.Event()
-        monkeypatch.setattr(owner, name, lambda *args: self._run(*args))
+        monkeypatch.setattr(owner, name, lambda *args: self._run(*args))  # noqa: PLW0108 - the owner must bind it
 
     def _run(self, *args: Any) -> Any:
         result = self._call(*args)
@@ -108,7 +109,7 @@ async def test_a_preview_of_a_task_that_is_deleted_meanwhile(
 ) -> None:
     created = await server.http.post("/flashvsr/api/tasks/", files={"file": ("a.mp4", VIDEO)})
     task_id = created.json()["id"]
-    make_preview, loop = flashvsr.ensure_preview, asyncio.get_running_loop()
+    make_preview, loop = ensure_preview, asyncio.get_running_loop()
 
     async def delete_and_sweep() -> None:
         await server.registry.delete(task_id)
@@ -135,7 +136,7 @@ async def test_previews_leave_the_other_requests_their_threads(
     created = await server.http.post("/flashvsr/api/tasks/", files={"file": ("a.mp4", VIDEO)})
     decoders = server.app.state.edge.submitter.decoders
     busy = []
-    make_preview = flashvsr.ensure_preview
+    make_preview = ensure_preview
 
     def counted(*args: Any) -> None:
         busy.append(decoders.borrowed_tokens)
