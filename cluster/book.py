@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +37,7 @@ from cluster.task import (
     TaskEvent,
     step,
 )
+from cluster.waiters import Waiters
 
 _REMEMBERED_FINAL = 5_000
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
@@ -87,7 +88,7 @@ class TaskBook:
         self._queues: dict[str, FairQueue] = {}
         self._delayed: dict[str, float] = {}
         self._keys: dict[tuple[str, str | None], str] = {}
-        self._idle: dict[str, set[asyncio.Future[None]]] = {}
+        self._idle: defaultdict[str, Waiters] = defaultdict(Waiters)
         self.tally: Counter[tuple[str, str]] = Counter()
 
     def load(self, tasks: Iterable[Task], owing: Iterable[Task]) -> None:
@@ -152,12 +153,18 @@ class TaskBook:
 
     def depths(self) -> dict[str, Depth]:
         now = self._now()
-        delayed = Counter(self.live[task_id].service for task_id in self._delayed)
+        delayed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for task in map(self.live.__getitem__, self._delayed):
+            delayed[task.service][task.tenant] += 1
         depths = {}
         for service, queue in self._queues.items():
             oldest = queue.oldest_created_at()
-            waiting = len(queue) + delayed[service]
-            depths[service] = Depth(waiting, queue.running.total(), 0.0 if oldest is None else now - oldest)
+            depths[service] = Depth(
+                waiting=len(queue) + delayed[service].total(),
+                running=queue.running.total(),
+                runnable=queue.num_runnable(delayed[service]),
+                oldest_wait_s=0.0 if oldest is None else now - oldest,
+            )
         return depths
 
     def add(self, new: NewTask) -> Batch:
@@ -248,7 +255,7 @@ class TaskBook:
             self._delayed[task.id] = task.not_before
             return
         self.queue(task.service).push(task)
-        self._wake_one(task.service)
+        self._idle[task.service].wake_one()
 
     def wake_delayed(self) -> None:
         """Queue the tasks whose retry delay is over."""
@@ -259,16 +266,11 @@ class TaskBook:
 
     async def work_within(self, service: str, wait_s: float) -> bool:
         """Wait until a task may be there for one of the service's replicas."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        idle = self._idle.setdefault(service, set())
-        idle.add(waiter)
-        try:
-            await asyncio.wait_for(waiter, max(0.0, wait_s))
-        except TimeoutError:
-            return False
-        finally:
-            idle.discard(waiter)
-        return True
+        return await self._idle[service].woken_within(wait_s)
+
+    def wake_another(self, service: str) -> None:
+        """One who was told of a task cannot take it: tell the next."""
+        self._idle[service].wake_one()
 
     def report(self, task: Task, beat: Beat) -> None:
         """Show progress and log lines to followers; neither is worth a commit."""
@@ -325,7 +327,7 @@ class TaskBook:
             was_capped = queue.is_capped(task.tenant)
             queue.running[task.tenant] -= 1
             if was_capped and queue.has_next:
-                self._wake_one(task.service)
+                self._idle[task.service].wake_one()
 
     def _remember_ended(self, task: Task) -> None:
         self._ended[task.id] = task
@@ -363,12 +365,6 @@ class TaskBook:
         if known is not None:
             memory = self.live if known.id in self.live else self._ended
             memory[known.id] = shown if known is task else replace(known, version=shown.version)
-
-    def _wake_one(self, service: str) -> None:
-        for waiter in self._idle.get(service, ()):
-            if not waiter.done():
-                waiter.set_result(None)
-                return
 
 
 def first_state(new: NewTask, now: float) -> Task:

@@ -97,29 +97,57 @@ class ChannelServer:
         self._call_many = call_many
         self._proof = secrets.token_bytes(_PROOF_BYTES)
         self._server: asyncio.Server | None = None
+        self._callers: set[_Caller] = set()
+        self._is_closed = False
 
     async def start(self, host: str) -> ChannelAddress:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Caller(self._call_many, self._proof), host, 0)
+        self._server = await loop.create_server(lambda: _Caller(self._call_many, self._proof, self), host, 0)
         return ChannelAddress(host, self._server.sockets[0].getsockname()[1], self._proof)
 
     def close(self) -> None:
-        """Take no more callers; those that are connected go on."""
+        """Take no more callers, and hang up on those that are connected: they ask the next registry."""
+        self._is_closed = True
         if self._server is not None:
             self._server.close()
+        for caller in self._callers:
+            caller.hang_up()
+
+    def admit(self, caller: _Caller) -> None:
+        """A connection was made; one that was accepted just before `close` is hung up on, too."""
+        self._callers.add(caller)
+        if self._is_closed:
+            caller.hang_up()
+
+    def leave(self, caller: _Caller) -> None:
+        self._callers.discard(caller)
 
 
 class _Caller(_Frames):
-    """One connection to the actor: the proof first, then calls."""
+    """One connection to the actor: the proof first, then calls.
+
+    What a caller asked for ends with its connection: a task that is leased to nobody would wait for its
+    lease to lapse. Changes that are under way reach the disk all the same.
+    """
 
     max_frame_bytes = _PROOF_BYTES
 
-    def __init__(self, call_many: CallMany, proof: bytes) -> None:
+    def __init__(self, call_many: CallMany, proof: bytes, server: ChannelServer) -> None:
         super().__init__()
         self._call_many = call_many
         self._proof = proof
+        self._server = server
         self._is_known = False
         self._answers: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.admit(self)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._server.leave(self)
+        for answer in self._answers:
+            answer.cancel()
 
     def take(self, frame: bytes) -> None:
         if self._is_known:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 from cluster.log_lines import LogTail
 from cluster.task import Feed, LogLines, Status, Task
+from cluster.waiters import Waiters
 
 MAX_REMEMBERED = 20_000
 
@@ -24,7 +25,7 @@ class ChangeFeed:
         self._changed: OrderedDict[str, Task] = OrderedDict()
         self._max_remembered = max_remembered
         self._tails: dict[str, LogTail] = {}
-        self._followers: set[asyncio.Future[None]] = set()
+        self._followers = Waiters()
 
     @property
     def seq(self) -> int:
@@ -39,12 +40,12 @@ class ChangeFeed:
             self._forgotten_seq = oldest.version
         if task.status is not Status.RUNNING:
             self._tails.pop(task.id, None)
-        self._wake()
+        self._followers.wake_all()
 
     def add_lines(self, task_id: str, news: LogLines) -> None:
         """More of the log of a running task."""
         self._tails.setdefault(task_id, LogTail()).add(news, self.next_version())
-        self._wake()
+        self._followers.wake_all()
 
     def log_tail(self, task_id: str) -> LogLines:
         """The newest log lines of a running task; none for any other."""
@@ -78,19 +79,6 @@ class ChangeFeed:
             found.append(task)
         return found[::-1]
 
-    def _wake(self) -> None:
-        for follower in self._followers:
-            if not follower.done():
-                follower.set_result(None)
-
     async def change_within(self, wait_s: float) -> bool:
         """Wait for the next change of any task; False when none came."""
-        follower: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._followers.add(follower)
-        try:
-            await asyncio.wait_for(follower, wait_s)
-        except TimeoutError:
-            return False
-        finally:
-            self._followers.discard(follower)
-        return True
+        return await self._followers.woken_within(wait_s)

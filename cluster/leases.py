@@ -32,6 +32,7 @@ class Leases:
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
         self._leases: dict[str, Lease] = {}
+        self._requests: dict[str, list[str]] = {}
 
     def grant(self, task_id: str, attempt: Attempt, now: float) -> None:
         """Open the lease of a new attempt."""
@@ -56,17 +57,26 @@ class Leases:
 
     def of_request(self, request_id: str) -> list[str]:
         """Tasks leased by one lease call."""
-        return [lease.task_id for lease in self._leases.values() if lease.request_id == request_id]
+        return list(self._requests.get(request_id, ()))
 
     def lapsed(self, now: float) -> list[Lease]:
         return [lease for lease in self._leases.values() if lease.expires_at <= now]
 
     def release(self, task_id: str) -> bool:
         """False when there was none."""
-        return self._leases.pop(task_id, None) is not None
+        lease = self._leases.pop(task_id, None)
+        if lease is None:
+            return False
+        leased = self._requests[lease.request_id]
+        leased.remove(task_id)
+        if not leased:
+            del self._requests[lease.request_id]
+        return True
 
     def clear(self) -> None:
         self._leases.clear()
+        self._requests.clear()
 
     def _open(self, task_id: str, attempt: Attempt, expires_at: float) -> None:
         self._leases[task_id] = Lease(task_id, attempt.worker, attempt.fence, attempt.request_id, expires_at)
+        self._requests.setdefault(attempt.request_id, []).append(task_id)

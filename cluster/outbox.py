@@ -5,7 +5,6 @@ First the steps of a record, pure; then `Outbox`, the registry's memory of what 
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
 from collections import Counter, deque
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from cluster.delivery import CallbackReport, Delivery, DeliveryStatus
 from cluster.errors import DeliveryNotFound, DeliveryPending
 from cluster.task import Status, Task
+from cluster.waiters import Waiters
 from cluster.webhooks import after_try, message_id
 
 CALLBACK_LEASE_S = 60.0
@@ -117,7 +117,7 @@ class Outbox:
         self._hosts: dict[Key, str] = {}
         self._busy: Counter[str] = Counter()
         self._held: dict[str, deque[Key]] = {}
-        self._idle: set[asyncio.Future[None]] = set()
+        self._idle = Waiters()
 
     def load(self, tasks: Iterable[Task]) -> None:
         """Forget everything and begin with what these tasks owe."""
@@ -167,19 +167,11 @@ class Outbox:
     def wake(self, now: float) -> None:
         """Call the senders that wait when something has become due."""
         if self._agenda and self._agenda[0][0] <= now:
-            self._wake_one()
+            self._idle.wake_one()
 
     async def due_within(self, wait_s: float) -> bool:
         """Wait until something may be due."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.add(waiter)
-        try:
-            await asyncio.wait_for(waiter, max(0.0, wait_s))
-        except TimeoutError:
-            return False
-        finally:
-            self._idle.discard(waiter)
-        return True
+        return await self._idle.woken_within(wait_s)
 
     def _lease(self, key: Key) -> bool:
         """False, and the delivery is held back, when its host has enough of them."""
@@ -215,9 +207,3 @@ class Outbox:
     def _plan(self, key: Key, at: float) -> None:
         self._next_at[key] = at
         heapq.heappush(self._agenda, (at, key))
-
-    def _wake_one(self) -> None:
-        for waiter in self._idle:
-            if not waiter.done():
-                waiter.set_result(None)
-                return

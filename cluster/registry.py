@@ -210,14 +210,12 @@ class TaskRegistry:
         self._book.presence.saw(request.service, request.worker, self._monotonic())
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        if repeated := self._book.leases.of_request(request.request_id):
-            return [self._book.live[task_id] for task_id in repeated]
-        while not (taken := self._book.take(request)):
+        while not (taken := self._repeated(request) or self._book.take(request)):
             if not await self._book.work_within(request.service, begun + request.wait_s - loop.time()):
-                return []
+                return self._repeated(request)
             if request.slots > 1:
                 # In a steady flow, what arrives together is leased together; after a pause, at once.
-                await asyncio.sleep(begun + self._limits.gather_s - loop.time())
+                await self._gathered(request.service, begun)
         return taken
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
@@ -293,6 +291,18 @@ class TaskRegistry:
     def tally(self) -> dict[tuple[str, str], int]:
         """Counters since this registry started, by (service, what)."""
         return dict(self._book.tally)
+
+    def _repeated(self, request: LeaseRequest) -> list[Task]:
+        """What this very call has leased before, or beside this one while its line was breaking."""
+        leased = self._book.leases.of_request(request.request_id)
+        return [self._book.live[task_id] for task_id in leased if task_id in self._book.live]
+
+    async def _gathered(self, service: str, begun: float) -> None:
+        try:
+            await asyncio.sleep(begun + self._limits.gather_s - asyncio.get_running_loop().time())
+        except asyncio.CancelledError:
+            self._book.wake_another(service)
+            raise
 
     def _lapse(self, lease: Lease) -> None:
         """A replica fell silent. Work that it never began costs the task no attempt, within reason."""

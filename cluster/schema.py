@@ -28,6 +28,7 @@ tasks = sa.Table(
     sa.Index("tasks_by_idempotency_key", "tenant", "idempotency_key"),
     sa.Index("tasks_by_dedupe_key", "tenant", "dedupe_key"),
     sa.Index("tasks_by_callback", "callback_due_at"),
+    sa.Index("tasks_by_tenant", "tenant", "created_at", "id"),
 )
 
 events = sa.Table(

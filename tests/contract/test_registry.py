@@ -353,6 +353,16 @@ async def test_a_repeated_lease_call_gets_the_same_tasks(registry: TaskRegistry)
     assert [task.id for task in await registry.lease(request)] == ["t"]
 
 
+async def test_a_lease_call_repeated_while_it_waits_gets_the_same_tasks(registry: TaskRegistry) -> None:
+    request = lease_request(wait_s=60)
+    calls = [asyncio.create_task(registry.lease(request)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task_id in ("t", "u"):
+        await registry.submit(new_task(id=task_id))
+    assert [[task.id for task in tasks] for tasks in await asyncio.gather(*calls)] == [["t"], ["t"]]
+    assert (await leased(registry)).id == "u"
+
+
 async def test_a_repeated_report_is_accepted_once_more_and_changes_nothing(registry: TaskRegistry) -> None:
     await registry.submit(new_task(id="t"))
     report = outcome(await leased(registry), result={"n": 1})

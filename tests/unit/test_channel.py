@@ -119,3 +119,38 @@ async def test_nobody_listening(serve: Serve) -> None:
     address = await serve(call_many)
     with pytest.raises(ChannelBroken):
         await ChannelClient.connect(replace(address, port=1))
+
+
+async def test_what_a_caller_asked_for_ends_with_its_connection(serve: Serve) -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def call_many(calls: Any) -> Any:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    line = await ChannelClient.connect(await serve(call_many))
+    waiting = asyncio.create_task(line.call_many("x"))
+    await asked.wait()
+    line.close()
+    await ended.wait()
+    with pytest.raises(ChannelBroken):
+        await waiting
+
+
+async def test_a_server_that_closes_hangs_up_on_its_callers() -> None:
+    asked = asyncio.Event()
+
+    async def call_many(calls: Any) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    server = ChannelServer(call_many)
+    line = await ChannelClient.connect(await server.start(HOST))
+    waiting = asyncio.create_task(line.call_many("x"))
+    await asked.wait()
+    server.close()
+    with pytest.raises(ChannelBroken):
+        await waiting

@@ -1,4 +1,4 @@
-"""Callbacks that tasks owe, found without reading every task."""
+"""Callbacks that tasks owe, and a tenant's own tasks, found without reading every task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ down_revision = "0001"
 def upgrade() -> None:
     op.add_column("tasks", sa.Column("callback_due_at", sa.Double))
     op.create_index("tasks_by_callback", "tasks", ["callback_due_at"])
+    op.create_index("tasks_by_tenant", "tasks", ["tenant", "created_at", "id"])
 
 
 def downgrade() -> None:
+    op.drop_index("tasks_by_tenant", "tasks")
     op.drop_index("tasks_by_callback", "tasks")
     op.drop_column("tasks", "callback_due_at")
