@@ -78,7 +78,11 @@ async def test_outputs_are_listed_with_urls_that_serve_them(server):
     view = await status_of(server, "t")
     (note,) = view["minio_files"]
     assert set(note) == {"file_path", "download_url", "size", "content_type", "name", "url", "type"}
-    assert (note["file_path"], note["name"], note["size"]) == ("tasks/t/1/note.txt", "note.txt", 2)
+    assert (note["file_path"], note["name"], note["size"]) == (
+        f"tasks/t/{task.fence}/note.txt",
+        "note.txt",
+        2,
+    )
     assert note["url"] == note["download_url"]
     assert (await server.http.get(note["url"])).content == b"hi"
     assert view["result"]["audio_path"] == artifact.key
