@@ -118,8 +118,7 @@ class TaskRegistry:
 
     async def keyed(self, tenant: str, idempotency_key: str) -> Task | None:
         """The tenant's task that was made under this key; None where none is there (any more)."""
-        task_id = self._book.id_of_key(tenant, idempotency_key)
-        if task_id is None:
+        if (task_id := self._book.id_of_key(tenant, idempotency_key)) is None:
             stored = await self._read(self._store.find_keyed, tenant, idempotency_key)
             task_id = stored[0].id if stored else None
         try:
