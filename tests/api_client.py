@@ -53,6 +53,7 @@ class Server:
     settings: Settings
     system: StaticSystem
     clock: ManualClock
+    leases: int = 0
 
     async def put(self, path: str, content: bytes) -> str:
         """Upload a file under `path` of the caller; returns `path`."""
@@ -65,8 +66,10 @@ class Server:
         return await self.http.post("/v1/tasks", json={"task_name": name, "input_data": inputs, **body})
 
     async def start(self, service: str = "diagnostics") -> Task:
-        """Lease the next task of a service, as a replica does."""
-        (task,) = await self.registry.lease(lease_request(service=service))
+        """Lease the next task of a service, as a replica does; the first attempt's fence is 1-lease1."""
+        self.leases += 1
+        request = lease_request(service=service, request_id=f"lease{self.leases}")
+        (task,) = await self.registry.lease(request)
         return task
 
     async def report(self, task: Task, **progress: Any) -> None:

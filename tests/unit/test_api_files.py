@@ -225,10 +225,10 @@ async def test_artifacts_belong_to_their_task(server):
     await server.submit(task_id="t")
     task = await server.start()
     await server.succeed(task, out__txt=b"hello")
-    assert (await server.http.get("/v1/files/download/tasks/t/1/out.txt")).text == "hello"
-    assert (await server.http.delete("/v1/files/tasks/t/1/out.txt")).status_code == 400
+    assert (await server.http.get("/v1/files/download/tasks/t/1-lease1/out.txt")).text == "hello"
+    assert (await server.http.delete("/v1/files/tasks/t/1-lease1/out.txt")).status_code == 400
     await server.registry.delete("t")
-    assert (await server.http.get("/v1/files/download/tasks/t/1/out.txt")).status_code == 404
+    assert (await server.http.get("/v1/files/download/tasks/t/1-lease1/out.txt")).status_code == 404
 
 
 async def keyframes(server):
@@ -237,7 +237,7 @@ async def keyframes(server):
     task = await server.start()
     for name, content in (("frames/1.txt", b"one"), ("frames/deep/视频 2.txt", b"two"), ("framesX", b"no")):
         server.publish(task, name, content)
-    await server.succeed(task, {"url": {"$download": "tasks/t/1/frames"}})
+    await server.succeed(task, {"url": {"$download": "tasks/t/1-lease1/frames"}})
     return (await server.http.get("/v1/tasks/t/result")).json()["result"]["url"]
 
 
@@ -247,7 +247,7 @@ async def test_a_signed_folder_is_a_list_of_its_files(server):
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
-    assert (body["path"], body["is_truncated"]) == ("tasks/t/1/frames", False)
+    assert (body["path"], body["is_truncated"]) == ("tasks/t/1-lease1/frames", False)
     told = [(file["name"], file["size"], file["content_type"]) for file in body["files"]]
     text = "text/plain; charset=utf-8"
     assert told == [("1.txt", 3, text), ("deep/视频 2.txt", 3, text)]
@@ -264,10 +264,10 @@ async def test_the_token_of_a_folder_opens_only_its_list(tmp_path):
         assert (await server.http.get(url)).status_code == 200
         token = url.partition("?")[2]
         for path, query, status in (
-            ("tasks/t/1/frames", token[:-4] + "AAAA", 403),
-            ("tasks/t/1/frames/1.txt", token, 403),
-            ("tasks/t/1", token, 403),
-            ("tasks/t/1/frames", "", 401),
+            ("tasks/t/1-lease1/frames", token[:-4] + "AAAA", 403),
+            ("tasks/t/1-lease1/frames/1.txt", token, 403),
+            ("tasks/t/1-lease1", token, 403),
+            ("tasks/t/1-lease1/frames", "", 401),
         ):
             answer = await server.http.get(f"/v1/files/download/{path}?{query}")
             assert answer.status_code == status, path
@@ -293,7 +293,7 @@ async def test_a_caller_lists_its_own_folders_without_a_token(server):
         body = (await server.http.get(f"/v1/files/download/{path}")).json()
         assert [file["name"] for file in body["files"]] == names
         assert (await server.http.get(body["files"][-1]["download_url"])).content == b"x"
-    outputs = (await server.http.get("/v1/files/download/tasks/t/1/frames")).json()
+    outputs = (await server.http.get("/v1/files/download/tasks/t/1-lease1/frames")).json()
     assert [file["name"] for file in outputs["files"]] == ["1.txt", "deep/视频 2.txt"]
 
 
