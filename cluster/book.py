@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.changes import Changes
+from cluster.changes import Changes, Row
 from cluster.commits import Batch, GroupCommit
 from cluster.errors import RegistryUnavailable
 from cluster.fair_queue import FairQueue
@@ -350,18 +350,19 @@ class TaskBook:
         """After a commit: followers learn what is on disk, not what memory holds by now."""
         for committed in batch.tasks.values():
             known = self.known(committed.id)
+            written = batch.created.get(committed.id) or batch.updated.get(committed.id)
             if known is None or known is committed:
-                self._publish(committed, known)
+                self._publish(committed, known, written)
             else:
-                self._publish(replace(committed, progress=known.progress), known)
+                self._publish(replace(committed, progress=known.progress), known, written)
             if committed.deliveries:
                 self.outbox.follow(committed)
         self.outbox.wake(self._now())
 
-    def _publish(self, task: Task, known: Task | None) -> None:
+    def _publish(self, task: Task, known: Task | None, written: Row | None = None) -> None:
         """Tell followers; memory, which may be a change ahead, takes the version alone."""
         shown = replace(task, version=self.feed.next_version())
-        self.feed.publish(shown)
+        self.feed.publish(shown, written)
         if known is not None:
             memory = self.live if known.id in self.live else self._ended
             memory[known.id] = shown if known is task else replace(known, version=shown.version)

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 from cluster.log_lines import LogTail
 from cluster.task import Feed, LogLines, Status, Task
 from cluster.waiters import Waiters
 
 MAX_REMEMBERED = 20_000
+MAX_ANSWER_CHARS = 16 * 1024**2
 
 
 class ChangeFeed:
     """The latest state of every recently changed task, ordered by change, and log lines of those that run.
 
-    One event loop only.
+    An answer holds at most `max_answer_chars` of tasks, or one that is larger: the line takes no frame of
+    any size. One event loop only.
     """
 
-    def __init__(self, epoch: int, *, max_remembered: int = MAX_REMEMBERED) -> None:
+    def __init__(
+        self, epoch: int, *, max_remembered: int = MAX_REMEMBERED, max_answer_chars: int = MAX_ANSWER_CHARS
+    ) -> None:
         self._epoch = epoch
         self._seq = 0
         self._forgotten_seq = 0
         self._changed: OrderedDict[str, Task] = OrderedDict()
+        self._chars: dict[str, tuple[int, int]] = {}
         self._max_remembered = max_remembered
+        self._max_answer_chars = max_answer_chars
         self._tails: dict[str, LogTail] = {}
         self._followers = Waiters()
 
@@ -31,12 +40,14 @@ class ChangeFeed:
     def seq(self) -> int:
         return self._seq
 
-    def publish(self, task: Task) -> None:
-        """`task` must carry the version given by `next_version`."""
+    def publish(self, task: Task, written: Mapping[str, Any] | None = None) -> None:
+        """`task` must carry the version given by `next_version`; `written` is what the disk took of it."""
+        self._measure(task, written)
         self._changed.pop(task.id, None)
         self._changed[task.id] = task
         if len(self._changed) > self._max_remembered:
             _, oldest = self._changed.popitem(last=False)
+            del self._chars[oldest.id]
             self._forgotten_seq = oldest.version
         if task.status is not Status.RUNNING:
             self._tails.pop(task.id, None)
@@ -69,7 +80,11 @@ class ChangeFeed:
             return Feed(self._epoch, self._seq, [])
         await asyncio.sleep(begun + coalesce_s - loop.time())
         logs = {task_id: tail.since(since) for task_id, tail in self._tails.items() if tail.version > since}
-        return Feed(self._epoch, self._seq, self._since(since), logs=logs)
+        tasks = self._since(since)
+        now = self._within_bounds(tasks)
+        if now < len(tasks):
+            return Feed(self._epoch, tasks[now - 1].version, tasks[:now], logs=logs, has_more=True)
+        return Feed(self._epoch, self._seq, tasks, logs=logs)
 
     def _since(self, since: int) -> list[Task]:
         found = []
@@ -78,6 +93,25 @@ class ChangeFeed:
                 break
             found.append(task)
         return found[::-1]
+
+    def _within_bounds(self, tasks: list[Task]) -> int:
+        """How many of the tasks one answer may hold."""
+        left_chars = self._max_answer_chars
+        for number, task in enumerate(tasks):
+            left_chars -= sum(self._chars[task.id])
+            if left_chars < 0 and number:
+                return number
+        return len(tasks)
+
+    def _measure(self, task: Task, written: Mapping[str, Any] | None) -> None:
+        """Note how long the task's request and state are; most of them were written out a moment ago."""
+        known = self._chars.get(task.id)
+        if written is not None and "request" in written:
+            self._chars[task.id] = len(written["request"]), len(written["state"])
+        elif known is None:
+            self._chars[task.id] = len(pickle.dumps(task.inputs)), len(pickle.dumps(task.result))
+        elif written is not None:
+            self._chars[task.id] = known[0], len(written["state"])
 
     async def change_within(self, wait_s: float) -> bool:
         """Wait for the next change of any task; False when none came."""

@@ -33,6 +33,7 @@ from cluster.waiting import Waiting
 _WAIT_S = 10.0
 _PAUSE_S = 0.2
 _REMEMBERED = 20_000
+_WAITING_KEPT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,15 @@ class FollowedRegistry(Protocol):
 
 
 class TaskFollower:
-    """A registry whose `get` answers from memory while the watch feed is alive. One event loop."""
+    """A registry whose `get` answers from memory while the watch feed is alive. One event loop.
 
-    def __init__(self, registry: FollowedRegistry) -> None:
+    Why a task waits is asked at most once in `waiting_kept_s`.
+    """
+
+    def __init__(self, registry: FollowedRegistry, waiting_kept_s: float = _WAITING_KEPT_S) -> None:
         self._registry = registry
+        self._waiting_kept_s = waiting_kept_s
+        self._waiting: OrderedDict[str, tuple[float, Waiting | None]] = OrderedDict()
         self._known: OrderedDict[str, Task] = OrderedDict()
         self._tails: dict[str, LogTail] = {}
         self._waiters: defaultdict[str, set[asyncio.Future[Task]]] = defaultdict(set)
@@ -117,7 +123,15 @@ class TaskFollower:
         return self._tails[task_id].since()
 
     async def waiting(self, task_id: str) -> Waiting | None:
-        return await self._registry.waiting(task_id)
+        """Why a task waits, as of a moment ago."""
+        now_s = asyncio.get_running_loop().time()
+        self._forget_waiting(now_s)
+        if task_id not in self._waiting:
+            waiting = await self._registry.waiting(task_id)
+            self._waiting[task_id] = now_s + self._waiting_kept_s, waiting
+            self._waiting.move_to_end(task_id)
+            return waiting
+        return self._waiting[task_id][1]
 
     async def cancel(self, task_id: str) -> Task:
         task = await self._registry.cancel(task_id)
@@ -162,6 +176,8 @@ class TaskFollower:
             return
         self._known[task.id] = task
         self._known.move_to_end(task.id)
+        if known is None or known.status is not task.status:
+            self._waiting.pop(task.id, None)
         if task.status is not Status.RUNNING:
             self._tails.pop(task.id, None)
         for waiter in self._waiters.get(task.id, ()):
@@ -169,6 +185,11 @@ class TaskFollower:
                 waiter.set_result(task)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
+
+    def _forget_waiting(self, now_s: float) -> None:
+        """They lie in the order in which they were learned, and so in which they get old."""
+        while self._waiting and next(iter(self._waiting.values()))[0] <= now_s:
+            self._waiting.popitem(last=False)
 
     async def _follow(self) -> None:
         while True:
@@ -191,7 +212,7 @@ class TaskFollower:
             self._learn_lines(task_id, lines)
         for task in feed.tasks:
             self._learn(task)
-        self._is_live = True
+        self._is_live = not feed.has_more
 
     async def _start_over(self) -> None:
         """Changes may have been missed: forget all, and ask how the tasks stand that somebody waits for."""

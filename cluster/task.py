@@ -304,10 +304,14 @@ class TaskPage:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much work a service has: what the autoscaling policy and the metrics read."""
+    """How much work a service has: what the autoscaling policy and the metrics read.
+
+    `runnable` are those of the waiting tasks that may run now: a tenant at its cap has none.
+    """
 
     waiting: int
     running: int
+    runnable: int
     oldest_wait_s: float = 0.0
 
 
@@ -385,11 +389,13 @@ class Outcome:
 class Feed:
     """Changed tasks since `since`. A new `epoch` or `is_reset` means: forget what you know.
 
-    `logs` holds the new log lines of running tasks, by task id.
+    `logs` holds the new log lines of running tasks, by task id. `has_more`: changes after `seq` were there,
+    too many for one answer.
     """
 
     epoch: int
     seq: int
     tasks: list[Task]
     is_reset: bool = False
+    has_more: bool = False
     logs: Mapping[str, LogLines] = field(default_factory=dict)

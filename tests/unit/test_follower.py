@@ -13,7 +13,7 @@ from cluster.errors import RegistryUnavailable, TaskNotFound
 from cluster.follower import TaskFollower
 from cluster.registry import TaskRegistry
 from cluster.store import TaskStore
-from cluster.task import Feed, Status, Task
+from cluster.task import Feed, OutcomeKind, Status, Task
 from tests.manual_clock import ManualClock
 from tests.tasks import lease_request, new_task, outcome
 
@@ -97,3 +97,57 @@ async def test_a_broken_feed_sends_reads_to_the_registry(
     asked = registry.reads
     await follower.get("t")
     assert registry.reads > asked
+
+
+async def test_why_a_task_waits_is_asked_once_in_a_while(
+    registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(registry, "waiting", lambda task_id: _told(asked, task_id))
+    follower = TaskFollower(registry)
+    await follower.submit(new_task(id="t"))
+    for _ in range(20):
+        await follower.waiting("t")
+    await follower.waiting("other")
+    assert asked == ["t", "other"]
+    (task,) = await registry.lease(lease_request())
+    follower._learn(await registry.get("t"))
+    await registry.finish([outcome(task, OutcomeKind.HANDED_BACK)])
+    follower._learn(await registry.get("t"))
+    await follower.waiting("t")
+    assert asked == ["t", "other", "t"]
+    follower._forget_waiting(float("inf"))
+    await follower.waiting("other")
+    assert asked == ["t", "other", "t", "other"]
+
+
+async def _told(asked: list[str], task_id: str) -> None:
+    asked.append(task_id)
+
+
+async def test_more_than_an_answer_holds_comes_in_slices(
+    registry: CountingRegistry, follower: TaskFollower
+) -> None:
+    registry._book.feed._max_answer_chars = 20_000
+    registry.is_away = True
+    await registry.submit(new_task(id="first"))  # wakes the follower, whose next call fails
+    await turns()
+    sizes = [5_000] * 6 + [50_000] + [5_000] * 6
+    for number, size in enumerate(sizes):
+        await registry.submit(new_task(id=f"t{number}", inputs={"payload": "x" * size}))
+    registry.is_away = False
+    while follower._seq < registry._book.feed.seq:
+        await turns()
+    asked = registry.reads
+    found = [len((await follower.get(f"t{number}")).inputs["payload"]) for number in range(len(sizes))]
+    assert (found, registry.reads) == (sizes, asked)
+
+
+async def test_an_answer_tells_where_it_breaks_off(registry: CountingRegistry) -> None:
+    registry._book.feed._max_answer_chars = 1
+    for task_id in ("t", "u"):
+        await registry.submit(new_task(id=task_id))
+    feed = await registry.watch(registry.epoch, 0, 0)
+    assert ([task.id for task in feed.tasks], feed.has_more) == (["t"], True)
+    feed = await registry.watch(registry.epoch, feed.seq, 0)
+    assert ([task.id for task in feed.tasks], feed.has_more) == (["u"], False)

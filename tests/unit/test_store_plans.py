@@ -1,4 +1,4 @@
-"""What the task store asks SQLite reads an index: the table grows with the retention time, look-ups must not."""
+"""What the store asks SQLite reads an index: the table grows with the retention time, look-ups must not."""
 
 from __future__ import annotations
 
