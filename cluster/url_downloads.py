@@ -122,15 +122,23 @@ def _refuse(url: httpx.URL, status: int, encoding: str) -> None:
 
 
 def _name(url: httpx.URL, disposition: str) -> str:
-    message = Message()
-    message["Content-Disposition"] = disposition
-    for told in (message.get_filename() or "", url.path):
+    for told in (_told_name(disposition), url.path):
         name = told.replace("\\", "/").rpartition("/")[2]
         try:
             return keys.clean_name(name)
         except InvalidKey:
             continue
     return "download"
+
+
+def _told_name(disposition: str) -> str:
+    """The name that the server gives the file; empty where it gives none that can be read."""
+    message = Message()
+    try:
+        message["Content-Disposition"] = disposition
+        return message.get_filename() or ""
+    except (LookupError, ValueError):  # an unknown charset, or bytes that are none of it
+        return ""
 
 
 async def _watched(work: Coroutine[None, None, _T], look: Callable[[], None]) -> _T:

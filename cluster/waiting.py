@@ -36,7 +36,7 @@ class Waiting:
 def why_waiting(task: Task, queue: FairQueue, presence: Presence, now: float, now_s: float) -> Waiting:
     """`now` is seconds since the epoch, `now_s` the monotonic clock of `presence`."""
     reason = _reason(task, queue, presence, now, now_s)
-    ahead = None if reason is WaitReason.RETRY_DELAY else queue.ahead_of(task.id)
+    ahead = None if reason is WaitReason.RETRY_DELAY else queue.ahead_of(task.id, now_s)
     since = task.updated_at if task.attempts else task.created_at
     return Waiting(reason, since, ahead, _text(reason, task, ahead or 0, now))
 

@@ -15,7 +15,7 @@ STALE_S = 10.0
 
 
 class QueuePolicy:
-    """Wish = replicas for the running tasks + replicas for the waiting ones, `slots` tasks each.
+    """Wish = replicas for the running tasks + replicas for those waiting that may run, `slots` tasks each.
 
     Returns the raw wish: Serve itself applies bounds and delays. While the registry does not answer, or
     before its first answer, the present target is held.
@@ -41,8 +41,8 @@ class QueuePolicy:
     def _wish(self, target: int, now_s: float) -> int:
         if self._reading is None or now_s - self._read_at_s > STALE_S:
             return target
-        waiting, running = self._reading
-        return -(-(waiting + running) // self._slots)
+        runnable, running = self._reading
+        return -(-(runnable + running) // self._slots)
 
     def _poll(self, target: int, now_s: float) -> None:
         """Take the answer of the last question if it is there, and ask again when it is time."""
@@ -69,5 +69,5 @@ class QueuePolicy:
 
     def _take(self, depths: Any, now_s: float) -> None:
         depth = depths.get(self._service)
-        self._reading = (0, 0) if depth is None else (depth.waiting, depth.running)
+        self._reading = (0, 0) if depth is None else (depth.runnable, depth.running)
         self._read_at_s = now_s

@@ -12,7 +12,7 @@ from mediaray.values import Json, Progress, TaskView, progress_view, task_view
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """The task has a new status; `waiting` says why it waits at that moment. `at` is the server's text, UTC."""
+    """The task has a new status; `waiting` says why it waits just then. `at` is the server's text, UTC."""
 
     task_id: str
     status: str

@@ -114,7 +114,7 @@ async def live_serving(folder: Path, **settings: Any) -> AsyncIterator[LiveServe
     async with serving(folder, **settings) as base:
         first = base.registry
         line = Line(first)
-        follower = TaskFollower(line)
+        follower = TaskFollower(line, waiting_kept_s=0)
         follower.start()
         context = ApiContext(base.settings, follower, base.storage, CATALOG, base.system, base.clock)
         try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.book import first_state
-from cluster.fair_queue import FairQueue
+from cluster.fair_queue import ALWAYS_FRESH, REMEMBERED_S_PER_TASK, FairQueue
 from cluster.task import Task
 from tests.tasks import new_task
 
@@ -109,7 +109,7 @@ def test_how_many_are_ahead_is_how_many_are_served_first(seed: int) -> None:
     for number, (task_id, tenant) in enumerate(tenants.items()):
         queue.push(waiting(task_id, tenant=tenant, created_at=number))
     queue.discard("t3")
-    told = {task_id: queue.ahead_of(task_id) for task_id in tenants}
+    told = {task_id: queue.ahead_of(task_id, 0.0) for task_id in tenants}
     assert told.pop("t3") is None
     order = served_in_turn(queue, tenants)
     assert told == {task_id: place for place, task_id in enumerate(order)}
@@ -120,4 +120,52 @@ def test_higher_priorities_are_ahead_and_lower_ones_are_not() -> None:
     queue.push(waiting("low", tenant="b", priority=-1))
     queue.push(waiting("urgent", tenant="b", priority=1, created_at=5))
     queue.push(waiting("task", created_at=9))
-    assert [queue.ahead_of(task_id) for task_id in ("urgent", "task", "low")] == [0, 1, 2]
+    assert [queue.ahead_of(task_id, 0.0) for task_id in ("urgent", "task", "low")] == [0, 1, 2]
+
+
+def test_of_tenants_that_were_never_served_the_oldest_task_goes_first() -> None:
+    queue = FairQueue()
+    tenants = {f"t{number}": f"n{number}" for number in range(20)}
+    for number, (task_id, tenant) in reversed([*enumerate(tenants.items())]):
+        queue.push(waiting(task_id, tenant=tenant, created_at=number))
+    told = [queue.ahead_of(task_id, 0.0) for task_id in tenants]
+    assert told == list(range(20))
+    assert served_in_turn(queue, tenants) == list(tenants)
+
+
+def test_places_of_a_long_queue_are_those_of_a_moment_ago() -> None:
+    queue = FairQueue()
+    num_tasks = 2 * ALWAYS_FRESH
+    for number in range(num_tasks):
+        queue.push(waiting(f"t{number}", created_at=number))
+    assert queue.ahead_of("t99", 0.0) == 99
+    queue.running["a"] += 1
+    assert queue.pop() == "t0"
+    queue.push(waiting("new", created_at=num_tasks))
+    queue.push(waiting("of-another", tenant="b", created_at=num_tasks))
+    queue.push(waiting("urgent", priority=1, created_at=num_tasks))
+    good_s = num_tasks * REMEMBERED_S_PER_TASK
+    just_before = [
+        queue.ahead_of(name, good_s * 0.99) for name in ("t0", "t99", "new", "of-another", "urgent")
+    ]
+    assert just_before == [None, 99, num_tasks, 1, 0]
+    then = [queue.ahead_of(name, good_s) for name in ("urgent", "of-another", "t99", "new")]
+    assert then == [0, 1, 100, num_tasks + 1]
+
+
+@pytest.mark.parametrize(
+    ("cap", "delayed", "runnable"),
+    [(0, {}, 7), (0, {"c": 2}, 9), (3, {}, 4), (3, {"a": 9, "b": 1, "c": 9}, 8), (1, {"b": 1}, 2)],
+    ids=["no cap", "no cap, some later", "a cap", "a cap, some later", "both at the cap or alone"],
+)
+def test_what_could_run_at_once_is_bounded_for_each_tenant(
+    cap: int, delayed: dict[str, int], runnable: int
+) -> None:
+    queue = FairQueue(cap)
+    for number in range(6):
+        queue.push(waiting(f"a{number}", tenant="a"))
+    queue.push(waiting("gone", tenant="b"))
+    queue.push(waiting("b0", tenant="b"))
+    queue.discard("gone")
+    queue.running["d"] = 3
+    assert queue.num_runnable(delayed) == runnable

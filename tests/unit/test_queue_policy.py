@@ -27,20 +27,22 @@ def context(target: int) -> SimpleNamespace:
     return SimpleNamespace(target_num_replicas=target)
 
 
-def read(policy: QueuePolicy, waiting: int, running: int, age_s: float = 0.0) -> None:
+def read(policy: QueuePolicy, runnable: int, running: int, age_s: float = 0.0) -> None:
     import time
 
-    policy._take({"echo": Depth(waiting, running)}, time.monotonic() - age_s)
+    policy._take({"echo": Depth(runnable + 100, running, runnable)}, time.monotonic() - age_s)
 
 
 @pytest.mark.parametrize(
-    ("waiting", "running", "slots", "wish"),
+    ("runnable", "running", "slots", "wish"),
     [(0, 0, 1, 0), (1, 0, 1, 1), (0, 1, 1, 1), (5, 2, 1, 7), (5, 2, 4, 2), (1, 0, 32, 1)],
     ids=["idle", "first task", "busy", "backlog", "backlog on slots", "one of many slots"],
 )
-def test_the_wish_covers_what_runs_and_what_waits(waiting: int, running: int, slots: int, wish: int) -> None:
+def test_the_wish_covers_what_runs_and_what_may_run(
+    runnable: int, running: int, slots: int, wish: int
+) -> None:
     policy = ManualPolicy(slots=slots)
-    read(policy, waiting, running)
+    read(policy, runnable, running)
     assert policy(context(3)) == (wish, {})
 
 
@@ -53,13 +55,13 @@ def test_a_service_that_the_registry_does_not_know_needs_nothing() -> None:
 def test_the_target_is_held_before_the_first_reading_and_when_it_is_stale() -> None:
     policy = ManualPolicy()
     assert policy(context(2)) == (2, {})
-    read(policy, waiting=9, running=0, age_s=STALE_S + 1)
+    read(policy, runnable=9, running=0, age_s=STALE_S + 1)
     assert policy(context(2)) == (2, {})
 
 
 def test_no_error_reaches_the_controller() -> None:
     policy = ManualPolicy()
-    read(policy, waiting=9, running=0)
+    read(policy, runnable=9, running=0)
     policy.trouble = RuntimeError("the registry is gone")
     assert policy(context(4)) == (4, {})
     policy.trouble = None

@@ -104,6 +104,7 @@ def test_a_file_of_unknown_length_arrives_whole(server: WebServer, target: Path)
         ("/get", 'attachment; filename="..\\\\x.mp4"', "x.mp4"),
         ("/a.mp4", 'attachment; filename=".."', "a.mp4"),
         ("/a.mp4", "nonsense; =", "a.mp4"),
+        ("/a.mp4", "attachment; filename*=idna''%C3%A4b.mp4", "a.mp4"),
         ("/%2e%2e", "", "download"),
         ("/x/%2fetc%2fpasswd", "", "passwd"),
         ("/" + "x" * 300, "", "download"),
