@@ -10,9 +10,10 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from cluster.delivery import CallbackReport, Delivery, DeliveryStatus
+from cluster.delivery import CallbackReport, Delivery, DeliveryStatus, DeliveryTry
 from cluster.errors import DeliveryNotFound, DeliveryPending
 from cluster.task import Status, Task
 from cluster.waiters import Waiters
@@ -21,11 +22,22 @@ from cluster.webhooks import after_try, message_id
 CALLBACK_LEASE_S = 60.0
 """How long a sender may take over one try, before another one makes it again."""
 REMEMBERED_DELIVERIES = 20
+MAX_PENDING = REMEMBERED_DELIVERIES - 1
 MAX_LEASED_PER_HOST = 8
+MAX_LEASED_PER_TENANT = 16
+"""Half of what one sender takes at a time (`api.callbacks.SLOTS`)."""
+TOO_MANY = f"given up: {MAX_PENDING} newer callbacks of this task are pending"
 _HELD = math.inf
 
 Key = tuple[str, int]
 """A delivery: task id and number."""
+
+
+class Gate(NamedTuple):
+    """What at most `most` leased deliveries go through at a time: a host, or a tenant."""
+
+    name: str
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,7 @@ def with_callback(task: Task, now: float) -> Task:
             return _put(task, _begun_again(delivery, task.callback_request_id, now))
     number = task.deliveries[-1].number + 1 if task.deliveries else 1
     new = Delivery(number, task.callback_url, task.callback_request_id, created_at=now, due_at=now)
-    return replace(task, deliveries=(*task.deliveries, new)[-REMEMBERED_DELIVERIES:])
+    return replace(task, deliveries=(*_with_room(task, now), new))
 
 
 def redirected(task: Task, url: str, request_id: str, now: float) -> Task:
@@ -85,6 +97,20 @@ def reported(task: Task, report: CallbackReport, now: float) -> Task:
     return _put(task, after_try(delivery, report.tried, message_id(task, delivery.number), now))
 
 
+def _with_room(task: Task, now: float) -> tuple[Delivery, ...]:
+    """The task's deliveries with a place for one more: ended ones go, the oldest first.
+
+    Of too many pending ones the oldest fail, and stay on record for a while like any that ended.
+    """
+    pending = [each for each in task.deliveries if each.status is DeliveryStatus.PENDING]
+    for each in pending[: max(0, len(pending) + 1 - MAX_PENDING)]:
+        tried = DeliveryTry(now, 0.0, error=TOO_MANY, is_refused=True)
+        task = _put(task, after_try(each, tried, message_id(task, each.number), now))
+    ended = [each for each in task.deliveries if each.status is not DeliveryStatus.PENDING]
+    surplus = ended[: max(0, len(task.deliveries) + 1 - REMEMBERED_DELIVERIES)]
+    return tuple(each for each in task.deliveries if each not in surplus)
+
+
 def _begun_again(delivery: Delivery, request_id: str, now: float) -> Delivery:
     return replace(
         delivery,
@@ -104,8 +130,9 @@ class Outbox:
     """When each delivery that is on disk is due, and who waits for one. One event loop.
 
     A leased delivery is one that is due later: when its sender stays silent, the next one gets it. One host
-    has at most MAX_LEASED_PER_HOST at a time, and what is due beyond that is held back until one of them
-    ends, so that a host that hangs does not take all senders.
+    has at most MAX_LEASED_PER_HOST at a time, and one tenant of several that owe callbacks at most
+    MAX_LEASED_PER_TENANT. What is due beyond that is held back until one of them ends, so that neither a host
+    that hangs nor a tenant with many of them takes all senders.
     """
 
     def __init__(self) -> None:
@@ -113,16 +140,18 @@ class Outbox:
         self._next_at: dict[Key, float] = {}
         self._agenda: list[tuple[float, Key]] = []
         self._numbers: dict[str, tuple[int, ...]] = {}
-        self._leased: dict[Key, str] = {}
-        self._hosts: dict[Key, str] = {}
-        self._busy: Counter[str] = Counter()
-        self._held: dict[str, deque[Key]] = {}
+        self._leased: dict[Key, tuple[Gate, Gate]] = {}
+        self._gates: dict[Key, tuple[Gate, Gate]] = {}
+        self._owing: Counter[Gate] = Counter()  # deliveries of each tenant
+        self._busy: Counter[Gate] = Counter()
+        self._held: dict[Gate, deque[Key]] = {}
         self._idle = Waiters()
 
     def load(self, tasks: Iterable[Task]) -> None:
         """Forget everything and begin with what these tasks owe."""
-        for state in (self._due_at, self._next_at, self._agenda, self._numbers, self._leased, self._hosts):
+        for state in (self._due_at, self._next_at, self._agenda, self._numbers, self._leased, self._gates):
             state.clear()
+        self._owing.clear()
         self._busy.clear()
         self._held.clear()
         for task in tasks:
@@ -140,7 +169,8 @@ class Outbox:
             if each.due_at is not None and self._due_at.get(key) != each.due_at:
                 self._drop(key)
                 self._due_at[key] = each.due_at
-                self._hosts[key] = urlsplit(each.url).netloc
+                self._gates[key] = _gates(task, each)
+                self._owing[self._gates[key][1]] += 1
                 self._plan(key, each.due_at)
         if pending:
             self._numbers[task.id] = tuple(owed)
@@ -174,36 +204,54 @@ class Outbox:
         return await self._idle.woken_within(wait_s)
 
     def _lease(self, key: Key) -> bool:
-        """False, and the delivery is held back, when its host has enough of them."""
-        host = self._hosts[key]
-        if self._busy[host] >= MAX_LEASED_PER_HOST:
+        """False, and the delivery is held back, when its host or its tenant has enough of them."""
+        gates = self._gates[key]
+        closed = next((gate for gate in gates if not self._is_open(gate)), None)
+        if closed is not None:
             self._next_at[key] = _HELD
-            self._held.setdefault(host, deque()).append(key)
+            self._held.setdefault(closed, deque()).append(key)
+            for gate in gates:
+                self._let_in(gate)  # it may have been this one's turn there
             return False
-        self._busy[host] += 1
-        self._leased[key] = host
+        self._busy.update(gates)
+        self._leased[key] = gates
         return True
 
     def _end_lease(self, key: Key) -> None:
-        """The host may have one more: the next that was held back."""
-        host = self._leased.pop(key, None)
-        if host is None:
-            return
-        self._busy[host] -= 1
-        held = self._held.get(host, deque())
-        while held:
-            next_key = held.popleft()
-            if self._next_at.get(next_key) == _HELD:
-                return self._plan(next_key, self._due_at[next_key])
-        self._held.pop(host, None)
-        if not self._busy[host]:
-            del self._busy[host]
+        """Host and tenant may have one more each: the next that was held back."""
+        for gate in self._leased.pop(key, ()):
+            self._busy[gate] -= 1
+            if not self._busy[gate]:
+                del self._busy[gate]
+            self._let_in(gate)
+
+    def _is_open(self, gate: Gate) -> bool:
+        is_only_tenant = gate in self._owing and len(self._owing) == 1
+        return is_only_tenant or self._busy[gate] < gate.most
+
+    def _let_in(self, gate: Gate) -> None:
+        held = self._held.get(gate)
+        while held and self._is_open(gate):
+            key = held.popleft()
+            if self._next_at.get(key) == _HELD:
+                return self._plan(key, self._due_at[key])
+        if not held:
+            self._held.pop(gate, None)
 
     def _drop(self, key: Key) -> None:
         self._end_lease(key)
-        for state in (self._due_at, self._next_at, self._hosts):
+        for state in (self._due_at, self._next_at):
             state.pop(key, None)
+        for gate in self._gates.pop(key, ())[1:]:
+            self._owing[gate] -= 1
+            if not self._owing[gate]:
+                del self._owing[gate]
 
     def _plan(self, key: Key, at: float) -> None:
         self._next_at[key] = at
         heapq.heappush(self._agenda, (at, key))
+
+
+def _gates(task: Task, delivery: Delivery) -> tuple[Gate, Gate]:
+    host = Gate(f"host {urlsplit(delivery.url).netloc}", MAX_LEASED_PER_HOST)
+    return host, Gate(f"tenant {task.tenant}", MAX_LEASED_PER_TENANT)

@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.book import RegistryLimits
+from cluster.book import RegistryLimits, first_state
 from cluster.channel import ChannelAddress, ChannelServer
 from cluster.client import RegistryClient
-from cluster.delivery import CallbackReport, DeliveryStatus, DeliveryTry
+from cluster.delivery import CallbackReport, Delivery, DeliveryStatus, DeliveryTry
 from cluster.errors import ClusterError, DeliveryNotFound, DeliveryPending, TaskNotFound
-from cluster.outbox import CALLBACK_LEASE_S, MAX_LEASED_PER_HOST, REMEMBERED_DELIVERIES, DueCallback
+from cluster.outbox import (
+    CALLBACK_LEASE_S,
+    MAX_LEASED_PER_HOST,
+    MAX_LEASED_PER_TENANT,
+    MAX_PENDING,
+    REMEMBERED_DELIVERIES,
+    DueCallback,
+    Outbox,
+)
 from cluster.registry import TaskRegistry
 from cluster.store import TaskStore
 from cluster.task import Failure, FailureCode, NewTask, OutcomeKind, Task
@@ -317,7 +326,75 @@ async def test_deliveries_of_one_task_are_bounded(bench: Bench) -> None:
         await bench.calls.submit(asked(f"https://host{number}.example/", f"r{number}"))
     deliveries = (await bench.calls.get("t")).deliveries
     assert [each.number for each in deliveries] == list(range(7, 27))
-    assert len(await bench.due(100)) == REMEMBERED_DELIVERIES
+    assert [each.status for each in deliveries] == [FAILED, *[PENDING] * MAX_PENDING]
+    assert "19 newer callbacks" in deliveries[0].tries[-1].error
+    assert {due.delivery.number for due in await bench.due(100)} == set(range(8, 27))
+
+
+async def test_ended_deliveries_are_cut_before_a_pending_one_is_given_up(bench: Bench) -> None:
+    await bench.calls.submit(asked())
+    await bench.end()
+    for number in range(2, REMEMBERED_DELIVERIES + 5):
+        await bench.calls.submit(asked(f"https://host{number}.example/", f"r{number}"))
+        for due in await bench.due():
+            if due.delivery.number != 1:
+                await bench.report(due, 200)
+    deliveries = (await bench.calls.get("t")).deliveries
+    assert [each.number for each in deliveries] == [1, *range(6, REMEMBERED_DELIVERIES + 5)]
+    assert [each.status for each in deliveries] == [PENDING, *[SENT] * (REMEMBERED_DELIVERIES - 1)]
+
+
+async def owe(bench: Bench, tenant: str, num_hosts: int) -> None:
+    for number in range(num_hosts):
+        name = f"{tenant}{number}"
+        url = f"https://{name}.example/"
+        await bench.calls.submit(new_task(id=name, tenant=tenant, callback_url=url, callback_request_id="r"))
+        await bench.end(name)
+        bench.clock.advance(0.01)
+
+
+async def test_one_tenant_with_many_hosts_does_not_take_all_senders(bench: Bench) -> None:
+    most = MAX_LEASED_PER_TENANT
+    await owe(bench, "many", 2 * most)
+    await owe(bench, "few", 2)
+    leased = await bench.due(32)
+    assert [due.task.id for due in leased] == [*(f"many{number}" for number in range(most)), "few0", "few1"]
+    assert await bench.due(32) == []
+    await bench.report(leased[0], 200)
+    assert [due.task.id for due in await bench.due(32)] == [f"many{most}"]
+    for _ in range(4):
+        bench.clock.advance(CALLBACK_LEASE_S)
+        for due in await bench.due(100):
+            await bench.report(due, 200)
+    outbox = bench.registry._book.outbox
+    assert not any((outbox._busy, outbox._held, outbox._owing))
+
+
+async def test_the_only_tenant_has_all_senders(bench: Bench) -> None:
+    await owe(bench, "only", MAX_LEASED_PER_TENANT + 5)
+    assert len(await bench.due(32)) == MAX_LEASED_PER_TENANT + 5
+
+
+def test_whatever_order_leases_end_in_nothing_stays_held_back() -> None:
+    dice = random.Random(3)
+    outbox = Outbox()
+    tasks = [
+        replace(
+            first_state(new_task(id=f"t{number}", tenant=dice.choice("ab")), 0.0),
+            deliveries=(Delivery(1, f"http://h{dice.randrange(4)}/", "r", 0.0, due_at=0.0),),
+        )
+        for number in range(200)
+    ]
+    outbox.load(tasks)
+    leased: list[tuple[str, int]] = []
+    ended: set[str] = set()
+    while len(ended) < len(tasks):
+        leased += outbox.take(32, 1.0)
+        assert leased
+        task_id, _ = leased.pop(dice.randrange(len(leased)))
+        outbox.forget(task_id)
+        ended.add(task_id)
+    assert not any((outbox._busy, outbox._held, outbox._owing, outbox._gates))
 
 
 async def test_a_replay_sends_an_ended_delivery_again_under_the_same_id(bench: Bench) -> None:
