@@ -267,12 +267,13 @@ class TaskRegistry:
         for task in [task for task in self._book.live.values() if _is_overdue(task, now)]:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
 
-    async def removable(self) -> Sequence[Task]:
+    async def removable(self, after: tuple[float, str] | None = None) -> Sequence[Task]:
         """Ended tasks whose retention is over or that were deleted: remove their files, then `forget`.
 
-        They are hidden, durably: nobody is told of a file that is about to go.
+        They are hidden, durably: nobody is told of a file that is about to go. A page of them, the longest
+        over first; `after` is the (expires_at, id) of the last one of the page before.
         """
-        due: Sequence[Task] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH)
+        due: Sequence[Task] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH, after)
         going, batches = hide(self._book, due)
         for batch in batches:
             await _durable(batch)

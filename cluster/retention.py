@@ -39,7 +39,7 @@ class ExpiringRecords(Protocol):
 
     @property
     def began_at(self) -> float: ...
-    async def removable(self) -> Sequence[Task]: ...
+    async def removable(self, after: tuple[float, str] | None = None) -> Sequence[Task]: ...
     async def forget(self, tasks: Sequence[Task]) -> None: ...
     async def unrecorded(self, task_ids: Sequence[str]) -> set[str]: ...
 
@@ -71,17 +71,36 @@ class Sweep:
             logger.warning("leftover files stay until the next sweep: %s", error)
 
     async def _remove_expired(self) -> None:
+        """All of them, page by page; those that fail are passed over."""
+        after: tuple[float, str] | None = None
+        failed: set[str] = set()
         try:
-            removable = await self._records.removable()
+            while page := await self._records.removable(after):
+                after = page[-1].expires_at or 0.0, page[-1].id
+                # Hiding a task dates it anew: one that failed comes a second time.
+                failed |= await self._remove([task for task in page if task.id not in failed])
         except ClusterError as error:
             logger.warning("expired tasks stay until the next sweep: %s", error)
-            return
-        for task in removable:
-            try:
-                await asyncio.to_thread(self._store.delete_prefix, keys.task_prefix(task.id))
-                await self._records.forget([task])
-            except ClusterError as error:
-                logger.warning("the files of task %s stay until the next sweep: %s", task.id, error)
+
+    async def _remove(self, tasks: Sequence[Task]) -> set[str]:
+        """Files, then records; the ids of those whose files could not be removed."""
+        failures = {task.id: await self._failure(task) for task in tasks}
+        failed = {task_id for task_id, failure in failures.items() if failure is not None}
+        for task_id in sorted(failed)[:1]:
+            logger.warning(
+                "the files of %s tasks stay until the next sweep, those of %s: %s",
+                len(failed), task_id, failures[task_id],
+            )  # fmt: skip
+        await self._records.forget([task for task in tasks if task.id not in failed])
+        return failed
+
+    async def _failure(self, task: Task) -> ClusterError | None:
+        """Remove the task's files; what kept them."""
+        try:
+            await asyncio.to_thread(self._store.delete_prefix, keys.task_prefix(task.id))
+        except ClusterError as error:
+            return error
+        return None
 
     async def _remove_leftovers(self) -> None:
         folders = await self._folders_without_record()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+_OWED = sa.text("callback_due_at IS NOT NULL")
 
 tasks = sa.Table(
     "tasks",
@@ -27,7 +28,7 @@ tasks = sa.Table(
     sa.Index("tasks_by_expiry", "expires_at"),
     sa.Index("tasks_by_idempotency_key", "tenant", "idempotency_key"),
     sa.Index("tasks_by_dedupe_key", "tenant", "dedupe_key"),
-    sa.Index("tasks_by_callback", "callback_due_at"),
+    sa.Index("tasks_by_callback", "callback_due_at", sqlite_where=_OWED, postgresql_where=_OWED),
     sa.Index("tasks_by_tenant", "tenant", "created_at", "id"),
 )
 

@@ -23,7 +23,6 @@ from cluster.records import from_row
 from cluster.schema import events, facts, tasks
 from cluster.task import FINAL, Status, Task, TaskEvent, TaskPage, TaskQuery
 
-_FINAL_WORDS = [status.value for status in FINAL]
 _LIVE_WORDS = [status.value for status in Status if status not in FINAL]
 _IDS_PER_QUERY = 500
 
@@ -123,14 +122,18 @@ class TaskStore:
             rows = connection.execute(query)
             return [TaskEvent(row.task_id, row.at, row.event, row.attempt, row.detail) for row in rows]
 
-    def expired(self, now: float, limit: int) -> list[Task]:
-        """Ended tasks whose time to be removed has come and that owe no callback."""
-        where = (
-            tasks.c.status.in_(_FINAL_WORDS),
-            tasks.c.expires_at <= now,
-            tasks.c.callback_due_at.is_(None),
-        )
-        return self._tasks(sa.select(tasks).where(*where).limit(limit))
+    def expired(self, now: float, limit: int, after: tuple[float, str] | None = None) -> list[Task]:
+        """Ended tasks whose time to be removed has come and that owe no callback, the oldest first.
+
+        `after` is the (expires_at, id) of the last task of the page before.
+        """
+        column = tasks.c.expires_at
+        # Only an ended task has such a time; asked for its status, SQLite would read all that ended.
+        where = [column <= now, tasks.c.callback_due_at.is_(None)]
+        if after is not None:
+            expires_at, task_id = after
+            where += [column >= expires_at, sa.or_(column != expires_at, tasks.c.id > task_id)]
+        return self._tasks(sa.select(tasks).where(*where).order_by(column, tasks.c.id).limit(limit))
 
     def recorded(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that are a task's, hidden ones too."""

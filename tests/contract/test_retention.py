@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -148,6 +150,27 @@ async def test_an_expired_task_is_hidden_before_its_files_go(
     assert keys_below(local_store, "tasks/") == []
     assert await registry.unrecorded(["t"]) == {"t"}
     assert (await registry.submit(new_task(id="t"))).created
+
+
+async def test_tasks_that_cannot_be_removed_keep_no_other_from_it(
+    registry: TaskRegistry, local_store: ArtifactStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, others = [f"stuck{number}" for number in range(120)], [f"t{number}" for number in range(120)]
+    await asyncio.gather(*(registry.submit(new_task(id=task_id)) for task_id in stuck + others))
+    await registry.finish([outcome(task) for task in await registry.lease(lease_request(slots=240))])
+    tried = Counter[str]()
+
+    def failing(prefix: str) -> int:
+        tried[prefix] += 1
+        if "stuck" in prefix:
+            raise StorageFailure(f"{prefix} cannot be deleted")
+        return 0
+
+    monkeypatch.setattr(local_store, "delete_prefix", failing)
+    clock.advance(RETENTION_S)
+    await Sweep(registry, local_store, clock).run()
+    assert await registry.unrecorded(stuck + others) == set(others)
+    assert set(tried.values()) == {1}
 
 
 async def test_a_follower_tells_nobody_of_an_expired_task(registry: TaskRegistry, clock: ManualClock) -> None:

@@ -18,14 +18,18 @@ LOOK_UPS: dict[str, Callable[[TaskStore], Any]] = {
     "a tenant's page": lambda store: store.page(TaskQuery(tenant="local")),
     "a tenant's next page": lambda store: store.page(TaskQuery(tenant="local", after=(1.0, "t"))),
     "a tenant's counts": lambda store: store.counts("local", None),
+    "what owes a callback": lambda store: store.owing(),
     "what has not ended": lambda store: store.live(),
     "what has expired": lambda store: store.expired(1.0, 100),
+    "what else has expired": lambda store: store.expired(1.0, 100, (0.5, "t")),
 }
 KEY_INDEXES = {
     "by idempotency key": "tasks_by_idempotency_key (tenant=? AND idempotency_key=?)",
     "by dedupe key": "tasks_by_dedupe_key (tenant=? AND dedupe_key=?)",
     "a tenant's page": "tasks_by_tenant (tenant=?)",
     "a tenant's next page": "tasks_by_tenant (tenant=? AND created_at<?)",
+    "what has expired": "tasks_by_expiry (expires_at<?)",
+    "what else has expired": "tasks_by_expiry (expires_at>? AND expires_at<?)",
 }
 
 

@@ -11,7 +11,10 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("tasks", sa.Column("callback_due_at", sa.Double))
-    op.create_index("tasks_by_callback", "tasks", ["callback_due_at"])
+    owed = sa.text("callback_due_at IS NOT NULL")  # what most tasks do not: no entry for them
+    op.create_index(
+        "tasks_by_callback", "tasks", ["callback_due_at"], sqlite_where=owed, postgresql_where=owed
+    )
     op.create_index("tasks_by_tenant", "tasks", ["tenant", "created_at", "id"])
 
 
