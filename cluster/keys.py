@@ -77,8 +77,12 @@ def task_prefix(task_id: str) -> str:
     return f"{TASKS}{task_id}/"
 
 
+def input_prefix(task_id: str) -> str:
+    return f"{task_prefix(task_id)}input/"
+
+
 def input_key(task_id: str, name: str) -> str:
-    return f"{task_prefix(task_id)}input/{clean_name(name)}"
+    return input_prefix(task_id) + clean_name(name)
 
 
 def attempt_prefix(task_id: str, fence: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from api.dialects import TASKS
 from api.edge import edge_of, own_task
 from api.errors import BadRequest
 from api.health import redacted_url
+from api.retries import record_retry
 from api.routing import direct_router, header_parameter, json_body, query_parameters
 from api.submission import Draft, check_task_id, idempotency_key
 from api.task_lists import ListQuery, cursor_after, list_values
@@ -182,13 +184,13 @@ async def retry_task(request: Request, task_id: str) -> Response:
         inputs=task.inputs | overrides,
         tenant=task.tenant,
         dialect=TASKS.name,
-        task_id=_retry_id(task.id),
         priority=task.priority,
         files={name: key for name, key in task.files.items() if name not in overrides},
         is_fresh_id=True,
         callback_url=task.callback_url,
     )
-    new = (await edge.submitter.submit(draft)).task
+    # A client that hangs up now must not tear apart the record and its files.
+    new = await asyncio.shield(record_retry(edge, draft, _retry_id(task.id), task.id))
     return Json(receipt(new.id, TASKS.words[Status.QUEUED], RETRIED.format(id=task.id)))
 
 

@@ -374,6 +374,34 @@ async def test_retry_of_a_task_with_a_file_and_a_long_id(server):
     assert (await server.registry.get(answer.json()["task_id"])).files == {"video_path": "files/local/in.mp4"}
 
 
+async def uploaded_with_its_task(server):
+    """A failed task whose file came in the same request."""
+    video = (SAMPLES / "carphone_pristine.mp4").read_bytes()
+    answer = await server.http.post("/flashvsr/api/tasks/", files={"file": ("a.mp4", video)})
+    await server.fail(await server.start("flashvsr"))
+    return answer.json()["id"], video
+
+
+async def test_a_retry_keeps_its_files_when_the_first_task_is_deleted(server):
+    old_id, video = await uploaded_with_its_task(server)
+    new_id = (await server.http.post(f"/v1/tasks/{old_id}/retry")).json()["task_id"]
+    key = f"tasks/{new_id}/input/a.mp4"
+    new = await server.registry.get(new_id)
+    assert (new.files, new.inputs["video_path"]) == ({"video_path": key}, key)
+    server.storage.delete_prefix(f"tasks/{old_id}/")
+    assert b"".join(server.storage.read(key)) == video
+    gone = await server.http.post(f"/v1/tasks/{old_id}/retry")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (400, "FILE_NOT_FOUND")
+
+
+async def test_a_retry_that_is_refused_leaves_no_file(server):
+    old_id, _ = await uploaded_with_its_task(server)
+    before = await server.remains()
+    refused = await server.http.post(f"/v1/tasks/{old_id}/retry", json={"input_data": {"scale": "x"}})
+    assert refused.status_code == 400
+    assert await server.remains() == before
+
+
 @pytest.mark.parametrize("started", [False, True], ids=["pending", "running"])
 async def test_retry_before_the_end(server, started):
     await server.submit(task_id="t")
