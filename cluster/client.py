@@ -42,6 +42,7 @@ from cluster.task import (
 from cluster.waiting import Waiting
 
 PATIENCE_S = 30.0
+_REPEATED_ARGS = {"cancel": (True,), "delete": (True,)}
 
 _Calls = list[tuple[str, tuple[Any, ...]]]
 _Pending = list[tuple[str, tuple[Any, ...], asyncio.Future[Any]]]
@@ -69,7 +70,7 @@ class RegistryClient:
     """The registry from any process: same methods, same errors, batched and retried calls.
 
     Quick calls that are made while a batch is under way travel together in the next. While the actor
-    restarts, calls are repeated (every operation is idempotent) until `PATIENCE_S` is over; then
+    restarts, calls are repeated (each may have been heard already) until `PATIENCE_S` is over; then
     RegistryUnavailable. One instance belongs to one event loop.
     """
 
@@ -253,8 +254,10 @@ def _value(answer: Any) -> Any:
 
 
 def _mark_repeated(calls: _Calls) -> None:
-    """Before a repetition: an id that was fresh may be recorded by now."""
-    calls[:] = [(method, tuple(map(_as_repeated, args))) for method, args in calls]
+    """Before a repetition: what the first call asked for may have happened."""
+    calls[:] = [
+        (method, (*map(_as_repeated, args), *_REPEATED_ARGS.get(method, ()))) for method, args in calls
+    ]
 
 
 def _as_repeated(argument: Any) -> Any:

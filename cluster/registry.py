@@ -163,17 +163,31 @@ class TaskRegistry:
         queue, presence = self._book.queue(task.service), self._book.presence
         return why_waiting(task, queue, presence, self._now(), self._monotonic())
 
-    async def cancel(self, task_id: str) -> Task:
-        """Queued: ended at once; running: flagged. Raises TaskNotFound, IllegalStep when it has ended."""
+    async def cancel(self, task_id: str, is_repeated: bool = False) -> Task:
+        """Queued: ended at once; running: flagged. Raises TaskNotFound, IllegalStep when it has ended.
+
+        `is_repeated`: the same call may have been made and its answer lost, so that it has been cancelled.
+        """
         task = await self.get(task_id)
+        if is_repeated and task.status is Status.CANCELLED:
+            return task
         step(task.status, Event.CANCEL)
         if task.cancel_requested_at is None:
             await _durable(self._book.request_cancel(task))
         return await self.get(task_id)
 
-    async def delete(self, task_id: str) -> None:
-        """Hide the task at once; it and its files go when its work has stopped. Raises TaskNotFound."""
-        await _durable(self._book.hide(await self.get(task_id)))
+    async def delete(self, task_id: str, is_repeated: bool = False) -> None:
+        """Hide the task at once; it and its files go when its work has stopped. Raises TaskNotFound.
+
+        `is_repeated`: the same call may have been made and its answer lost, so that there is no such task.
+        """
+        try:
+            task = await self.get(task_id)
+        except TaskNotFound:
+            if is_repeated:
+                return
+            raise
+        await _durable(self._book.hide(task))
 
     async def annotate(self, task_id: str, facts: Json) -> Task:
         """Merge `facts` into the task's facts. Raises TaskNotFound."""

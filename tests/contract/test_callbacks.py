@@ -460,7 +460,8 @@ async def test_a_database_of_the_first_version_is_brought_up(tmp_path: Path) -> 
         state = connection.execute("SELECT state FROM tasks").fetchone()[0]
         assert '"deliveries":[]' in state
         old = state.replace(',"deliveries":[]', "").replace(',"callback_url":null', "")
-        connection.executescript("DROP INDEX tasks_by_callback; ALTER TABLE tasks DROP callback_due_at")
+        connection.executescript("DROP INDEX tasks_by_callback; DROP INDEX tasks_by_tenant")
+        connection.execute("ALTER TABLE tasks DROP callback_due_at")
         connection.execute("UPDATE tasks SET state = ?", [old])
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
         connection.commit()
