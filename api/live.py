@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sse_starlette import ServerSentEvent
@@ -79,6 +79,8 @@ class LiveTask:
 
     async def events(self, last_event_id: str, url_of: UrlOf) -> AsyncIterator[ServerSentEvent]:
         """Everything after `last_event_id`, or from now on, until the task has ended."""
+        if self._steps:
+            await self._ask_why_again()
         while not self._steps and not self._is_over:
             await self._turn.wait()
         cursor = await self._cursor(last_event_id)
@@ -175,6 +177,16 @@ class LiveTask:
             return [step]
         missed = steps_of(list(await registry.events(task.id)))
         return [one for one in missed if last.number < one.number < step.number] + [step]
+
+    async def _ask_why_again(self) -> None:
+        """For a listener that begins while the task waits: the reason may be another than at first."""
+        step = self._steps[-1]
+        if step.status is not Status.QUEUED:
+            return
+        with suppress(RegistryUnavailable):
+            waiting = await self._context.registry.waiting(self.task.id)
+            if waiting is not None and self._steps[-1] is step:
+                self._steps[-1] = waits(step, waiting)
 
     async def _complete(self) -> None:
         """Put the history before the first step, for a listener that goes on from there."""

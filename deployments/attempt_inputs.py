@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from cluster.errors import UrlProblem
+from cluster.errors import ArtifactNotFound, UrlProblem
 from cluster.storage import ArtifactStore
 from cluster.task import Task
 from cluster.url_downloads import UrlDownloads
@@ -26,6 +26,14 @@ class FileAccess:
     storage: ArtifactStore
     downloads: UrlDownloads
     max_pixels: int
+
+
+class InputGone(ArtifactNotFound):
+    """A stored file that was there at the submit."""
+
+    def __init__(self, field: str, key: str) -> None:
+        super().__init__(key)
+        self.args = (f"{field}: the file is gone since the task was submitted: {key}",)
 
 
 class InputFetch:
@@ -56,7 +64,10 @@ class InputFetch:
 
     def _fetch(self, field: str, key: str) -> Path:
         path = self._folder_of(field) / Path(key).name
-        self._files.storage.fetch(key, path)
+        try:
+            self._files.storage.fetch(key, path)
+        except ArtifactNotFound as error:
+            raise InputGone(field, key) from error
         self._on_file()
         return path
 

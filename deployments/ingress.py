@@ -66,6 +66,12 @@ class Ingress:
         self._callbacks.start()
         return self._app
 
+    async def __del__(self) -> None:
+        """Drained: callbacks under way are left to the other replicas, and the feed is not followed."""
+        for part in (getattr(self, "_callbacks", None), getattr(self, "_registry", None)):
+            if part is not None:
+                await part.stop()
+
     async def submit(
         self,
         task_name: str,

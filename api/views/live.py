@@ -69,8 +69,9 @@ def steps_of(events: list[TaskEvent]) -> list[Step]:
 
 def follows(last: Step, step: Step) -> bool:
     """Whether no step was missed between the two."""
-    ended_running = last.status is Status.RUNNING and step.status.is_final
-    return step.number - last.number == (2 if ended_running else 1)
+    has_succeeded = last.status is Status.RUNNING and step.status is Status.SUCCEEDED
+    # Other ends may come after one more wait: the history tells.
+    return step.number - last.number == (2 if has_succeeded else 1)
 
 
 def live_view(task: Task, waiting: Waiting | None, url_of: UrlOf) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 
 from api.errors import TooManyListeners
 from api.live import LiveTasks
-from cluster.task import Failure, FailureCode, OutcomeKind
+from api.views.live import Step, follows
+from cluster.task import Failure, FailureCode, OutcomeKind, Status
 from tests.api_client import key_entry
 from tests.live_server import live_serving
 from tests.tasks import outcome
@@ -178,6 +179,7 @@ async def test_a_slow_listener_gets_the_newest_progress_only(server):
 
 
 async def test_200_listeners_cost_the_registry_what_one_does(server):
+    server.context.registry._waiting_kept_s = 60.0
     counts = {}
     for num_listeners in (1, 200):
         task_id = f"t{num_listeners}"
@@ -323,3 +325,38 @@ async def test_a_silent_stream_is_kept_alive(server, monkeypatch):
                 break
         else:
             pytest.fail("the stream ended")
+
+
+async def test_a_later_listener_is_told_why_the_task_waits_now(server):
+    await submitted(server, "first")
+    await submitted(server)
+    async with server.events("t") as early:
+        first = (await early.next())[1]["waiting"]
+        assert (first["reason"], first["ahead"]) == ("no_replica", 1)
+        await server.base.registry.cancel("first")
+        await server.base.registry.expect("diagnostics", 1)
+        async with server.events("t") as late:
+            second = (await late.next())[1]["waiting"]
+    assert (second["reason"], second["ahead"]) == ("replica_starting", 0)
+
+
+async def test_a_wait_that_went_by_before_a_cancel_is_told(server):
+    await submitted(server)
+    task = await started(server)
+    async with server.events("t") as stream:
+        assert (await stream.next())[1]["status"] == "running"
+        registry = server.base.registry
+        await asyncio.gather(  # within one turn of the feed
+            registry.finish([outcome(task, OutcomeKind.HANDED_BACK)]), registry.cancel("t")
+        )
+        told = [data["status"] for kind, data in await stream.rest() if kind == "status"]
+    history = [event.event for event in await server.base.registry.events("t")]
+    assert history == ["create", "lease", "requeue", "cancel"]
+    assert told == ["pending", "cancelled"]
+
+
+def test_only_a_success_follows_a_run_without_a_wait_between():
+    run = Step(2, Status.RUNNING, 0.0, 1, "")
+    assert follows(run, Step(4, Status.SUCCEEDED, 1.0, 1, ""))
+    assert not follows(run, Step(4, Status.CANCELLED, 1.0, 1, ""))
+    assert not follows(run, Step(4, Status.FAILED, 1.0, 1, ""))

@@ -164,6 +164,16 @@ def test_what_is_wrong_is_told_by_field_and_without_secrets(
     assert "secret" not in told.message
 
 
+def test_a_stored_file_that_is_gone_is_told_by_field(files: FileAccess, tmp_path: Path) -> None:
+    key = "tasks/other/1-abc/out.mp4"
+    (model,) = ffmpeg_audio.MODELS
+    task = replace(asked(model, video_path=key), files={"video_path": key})
+    failure = attempt_of(task, files, tmp_path).run(room(model)).failure
+    assert failure is not None
+    assert (failure.code, failure.is_transient) == (LOST, False)
+    assert failure.message == f"video_path: the file is gone since the task was submitted: {key}"
+
+
 def test_a_url_that_became_unsafe_is_not_opened(
     server: WebServer, storage: ArtifactStore, tmp_path: Path
 ) -> None:

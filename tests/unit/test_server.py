@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from cluster.settings import Settings
 from deployments import server
-from deployments.ingress import local_url
+from deployments.ingress import Ingress, local_url
 
 
 def test_set_changes_one_field_and_keeps_the_services_other_defaults() -> None:
@@ -100,3 +103,16 @@ def test_with_haproxy_its_program_is_wrapped(monkeypatch: pytest.MonkeyPatch, tm
     ports = [value for name, value in os.environ.items() if name.endswith("_PORT")]
     assert len(set(ports)) == len(ports) == 5
     assert "8500" not in ports  # Ray's default fallback proxy, which every server would share
+
+
+async def test_a_drained_ingress_replica_stops_what_it_started() -> None:
+    stopped: list[str] = []
+
+    async def stop(name: str) -> None:
+        stopped.append(name)
+
+    parts = {name: SimpleNamespace(stop=partial(stop, name)) for name in ("_callbacks", "_registry")}
+    plain: Any = Ingress.__mro__[1]  # Serve's class on top of it awaits its `__del__`
+    await plain.__del__(SimpleNamespace(**parts))
+    await plain.__del__(SimpleNamespace())  # its constructor failed
+    assert stopped == ["_callbacks", "_registry"]
