@@ -304,10 +304,7 @@ class TaskPage:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much work a service has: what the autoscaling policy and the metrics read.
-
-    `runnable` are those of the waiting tasks that may run now: a tenant at its cap has none.
-    """
+    """How much work a service has. `runnable`: of what waits; a tenant at its cap has none."""
 
     waiting: int
     running: int
@@ -389,8 +386,7 @@ class Outcome:
 class Feed:
     """Changed tasks since `since`. A new `epoch` or `is_reset` means: forget what you know.
 
-    `logs` holds the new log lines of running tasks, by task id. `has_more`: changes after `seq` were there,
-    too many for one answer.
+    `logs` holds the new log lines of running tasks, by task id. `has_more`: `seq` is not the newest change.
     """
 
     epoch: int

@@ -20,6 +20,7 @@ from mediaray import (
     TaskEnd,
     TaskFailed,
     WaitTimeout,
+    transport,
     watching,
 )
 from mediaray.transport import Patience
@@ -274,18 +275,25 @@ def test_a_server_that_stays_away_ends_the_events(connect, world, monkeypatch):
     client.close()
 
 
-@pytest.mark.parametrize("num_told", [0, 1], ids=["never an event", "one event at first"])
-def test_streams_that_open_and_tell_nothing_are_given_up(client, world, monkeypatch, num_told):
+@pytest.fixture
+def short_pauses(monkeypatch):
     monkeypatch.setattr(watching, "LONGEST_OUTAGE_S", 0.3)
-    world.cut_streams_after.extend([num_told] + [0] * 20)  # and then it would tell all
+    monkeypatch.setattr(transport, "FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(transport, "LONGEST_DELAY_S", 0.02)
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("num_told", [0, 1], ids=["never an event", "one event at first"])
+def test_streams_that_open_and_tell_nothing_are_given_up(client, world, num_told):
+    world.cut_streams_after.extend([num_told] + [0] * 60)  # and then it would tell all
     with pytest.raises(ServerUnavailable):
         list(client.events("t-1"))
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_streams_that_heartbeats_kept_open_for_long_are_no_outage(client, world, monkeypatch):
-    monkeypatch.setattr(watching, "LONGEST_OUTAGE_S", 0.5)
     monkeypatch.setattr(watching, "STEADY_S", 0.0)
-    world.cut_streams_after.extend([1, 0, 0])
+    world.cut_streams_after.extend([1] + [0] * 20)
     assert len(list(client.events("t-1"))) == len(LIFE)
 
 
