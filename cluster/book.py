@@ -268,9 +268,13 @@ class TaskBook:
         """Wait until a task may be there for one of the service's replicas."""
         return await self._idle[service].woken_within(wait_s)
 
-    def wake_another(self, service: str) -> None:
-        """One who was told of a task cannot take it: tell the next."""
-        self._idle[service].wake_one()
+    async def gathered(self, service: str, gather_s: float) -> None:
+        """Let more work come; who gives up meanwhile leaves what there was to another replica."""
+        try:
+            await asyncio.sleep(gather_s)
+        except asyncio.CancelledError:
+            self._idle[service].wake_one()
+            raise
 
     def report(self, task: Task, beat: Beat) -> None:
         """Show progress and log lines to followers; neither is worth a commit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +47,7 @@ from cluster.task import (
     step,
 )
 from cluster.twins import same_request
-from cluster.waiting import Waiting, why_waiting
+from cluster.waiting import Waiting, is_overdue, why_waiting
 
 START_DEADLINE = Failure(FailureCode.TIMEOUT, "the task waited longer than its start deadline")
 UNEXPLAINED = Failure(FailureCode.INTERNAL_ERROR, "the replica gave no reason")
@@ -181,13 +182,8 @@ class TaskRegistry:
 
         `is_repeated`: the same call may have been made and its answer lost, so that there is no such task.
         """
-        try:
-            task = await self.get(task_id)
-        except TaskNotFound:
-            if is_repeated:
-                return
-            raise
-        await _durable(self._book.hide(task))
+        with suppress(*([TaskNotFound] if is_repeated else [])):
+            await _durable(self._book.hide(await self.get(task_id)))
 
     async def annotate(self, task_id: str, facts: Json) -> Task:
         """Merge `facts` into the task's facts. Raises TaskNotFound."""
@@ -228,7 +224,7 @@ class TaskRegistry:
                 return self._repeated(request)
             if request.slots > 1:
                 # In a steady flow, what arrives together is leased together; after a pause, at once.
-                await self._gathered(request.service, begun)
+                await self._book.gathered(request.service, begun + self._limits.gather_s - loop.time())
         return taken
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:
@@ -278,7 +274,7 @@ class TaskRegistry:
         self._book.wake_delayed()
         self._book.presence.prune(self._monotonic())
         self._book.outbox.wake(now)
-        for task in [task for task in self._book.live.values() if _is_overdue(task, now)]:
+        for task in [task for task in self._book.live.values() if is_overdue(task, now)]:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
 
     async def removable(self, after: tuple[float, str] | None = None) -> Sequence[Task]:
@@ -310,13 +306,6 @@ class TaskRegistry:
         """What this very call has leased before, or beside this one while its line was breaking."""
         leased = self._book.leases.of_request(request.request_id)
         return [self._book.live[task_id] for task_id in leased if task_id in self._book.live]
-
-    async def _gathered(self, service: str, begun: float) -> None:
-        try:
-            await asyncio.sleep(begun + self._limits.gather_s - asyncio.get_running_loop().time())
-        except asyncio.CancelledError:
-            self._book.wake_another(service)
-            raise
 
     def _lapse(self, lease: Lease) -> None:
         """A replica fell silent. Work that it never began costs the task no attempt, within reason."""
@@ -398,11 +387,6 @@ class TaskRegistry:
 
 async def _durable(batch: Batch) -> None:
     await asyncio.shield(batch.done)
-
-
-def _is_overdue(task: Task, now: float) -> bool:
-    deadline = task.start_deadline_at
-    return task.status is Status.QUEUED and deadline is not None and deadline <= now
 
 
 def _was_taken(task: Task | None, outcome: Outcome) -> bool:

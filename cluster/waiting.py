@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from cluster.fair_queue import FairQueue
 from cluster.presence import Presence
-from cluster.task import Task
+from cluster.task import Status, Task
 
 
 class WaitReason(StrEnum):
@@ -61,3 +61,9 @@ def _text(reason: WaitReason, task: Task, ahead: int, now: float) -> str:
         WaitReason.QUEUE: f"the replicas of {task.service} are busy; {queued}",
     }
     return texts[reason]
+
+
+def is_overdue(task: Task, now: float) -> bool:
+    """Whether the task waits beyond its start deadline."""
+    deadline = task.start_deadline_at
+    return task.status is Status.QUEUED and deadline is not None and deadline <= now
