@@ -117,6 +117,8 @@ async def test_a_capped_tenant_waits_until_one_of_its_tasks_ends(registry: TaskR
     waiting = await registry.waiting("second")
     assert waiting is not None
     assert (waiting.reason, waiting.ahead) == (WaitReason.TENANT_CAP, 1)
+    depth = (await registry.depths())["diagnostics"]
+    assert (depth.waiting, depth.running, depth.runnable) == (2, 1, 1)
     assert [task.id for task in await registry.lease(lease_request(slots=3))] == ["other"]
     assert await registry.lease(lease_request()) == []
     asking = asyncio.create_task(registry.lease(lease_request(wait_s=60.0)))
