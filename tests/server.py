@@ -160,9 +160,9 @@ def eventually(attempt: Callable[[], T], *, within_s: float) -> T:
 
 
 def free_port() -> int:
-    """A port nobody listens on, below the range that the system gives to outgoing connections."""
+    """A port nobody listens on, beside the ranges of Ray's workers and of outgoing connections."""
     while True:
-        port = random.randint(10_000, 30_000)
+        port = random.randint(20_000, 28_999)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -10,6 +10,7 @@ import httpx
 
 from tests.acceptance.seed_scene import NEVER_ENDS, Scene
 from tests.acceptance.seed_shapes import differences
+from tests.server import eventually
 
 UNKNOWN = "no-such-task"
 
@@ -75,8 +76,14 @@ def bad_image(scene: Scene) -> httpx.Response:
 
 
 def unhealthy(scene: Scene) -> httpx.Response:
+    """The answer once the server has looked again: it keeps what it saw for a moment."""
+
+    def failing() -> httpx.Response | None:
+        answer = scene.get("/tasks/v1/tasks/health")
+        return answer if answer.status_code != 200 else None
+
     with scene.broken_store():
-        return scene.get("/tasks/v1/tasks/health")
+        return eventually(failing, within_s=30)
 
 
 def callback_body(scene: Scene) -> httpx.Response:
