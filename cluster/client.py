@@ -145,8 +145,8 @@ class RegistryClient:
         return waiting
 
     async def lease(self, request: LeaseRequest) -> Sequence[Task]:
-        ask = self._call if request.wait_s else self._call_together
-        tasks: Sequence[Task] = await ask("lease", request)
+        # Never with an outcome: that waits for the disk, and a lease does not.
+        tasks: Sequence[Task] = await self._call("lease", request)
         return tasks
 
     async def beat(self, worker: str, beats: Sequence[Beat]) -> Sequence[Verdict]:

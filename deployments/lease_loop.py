@@ -113,7 +113,6 @@ class LeaseLoop:
         if self._free_slots == 0:
             self._slot_freed.clear()
             await self._slot_freed.wait()
-            # Travels together with the report of the attempt that freed the slot.
             tasks = await self._registry.lease(self._request(wait_s=0.0))
         for task in tasks or await self._registry.lease(self._request(wait_s=_LEASE_WAIT_S)):
             self._begin(task)

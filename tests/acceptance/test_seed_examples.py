@@ -8,12 +8,14 @@ complete; a model without an engine must be refused as documented, and which tho
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+from tests.acceptance.readme_curls import SUBMITS, WITHOUT_ENGINE, curls, pasted
 from tests.acceptance.seed_answers import ANSWERS, BODIES, FREE_TEXT, REQUESTS
 from tests.acceptance.seed_browser import IMAGE_LOADS, VIDEO_PLAYS, page_in
 from tests.acceptance.seed_documents import FOLDER, Block, blocks, count_of_fences, fields_of_seed_1
@@ -204,3 +206,16 @@ def run(scene: Scene, block: Block, text: str) -> Ran:
 
 def first(files: list[dict[str, str]], kind: str) -> str:
     return next(file["filename"] for file in files if file["type"] == kind)
+
+
+def test_every_curl_of_readme_works_when_pasted(scene: Scene) -> None:
+    """README is no contract document, but what it shows must work as those do, beside the same server."""
+    program("curl")
+    answers = {command: pasted(scene.server, command) for command in curls()}
+    for dialect, path in SUBMITS.items():
+        (answer,) = [answer for command, answer in answers.items() if re.search(path, command)]
+        if dialect in WITHOUT_ENGINE:
+            assert "no engine" in json.dumps(answer), answer
+        else:
+            assert answer.get("task_id") or answer.get("id"), answer
+    assert scene.server.wait("sound-1")["status"] == "completed"

@@ -1,15 +1,11 @@
-"""README's curl for each API works when it is pasted, in a checkout beside a running server."""
+"""README's curl for each API, and pasting one in a checkout beside a running server."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.server import ServerProcess
 
@@ -29,27 +25,6 @@ def curls() -> list[str]:
     """Every curl command of README, continued lines joined."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     return re.findall(r"^curl .*$", text, flags=re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    server = ServerProcess(tmp_path_factory.mktemp("readme") / "data")
-    server.start()
-    yield server
-    server.stop()
-
-
-def test_every_curl_works_when_pasted(server: ServerProcess) -> None:
-    answers = {command: pasted(server, command) for command in curls()}
-    for dialect, path in SUBMITS.items():
-        (answer,) = [answer for command, answer in answers.items() if re.search(path, command)]
-        if dialect in WITHOUT_ENGINE:
-            assert "no engine" in json.dumps(answer), answer
-        else:
-            assert answer.get("task_id") or answer.get("id"), answer
-    assert server.wait("sound-1")["status"] == "completed"
 
 
 def pasted(server: ServerProcess, command: str) -> dict[str, object]:
