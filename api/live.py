@@ -25,7 +25,7 @@ from api.views.live import (
     Step,
     follows,
     log_view,
-    progress_view,
+    progress_event,
     step_of,
     step_view,
     steps_of,
@@ -122,7 +122,7 @@ class LiveTask:
         progress = self.task.progress
         if self.task.status is Status.RUNNING and progress not in (cursor.progress, _NOTHING_YET):
             cursor.progress = progress
-            yield _event("progress", progress_view(progress), cursor)
+            yield _event("progress", progress_event(progress), cursor)
 
     def _lines(self, cursor: Cursor) -> Iterator[ServerSentEvent]:
         news = self._log.since(cursor.line)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import httpx
-
-from mediaray.calls import DEFAULT_URL, Calls
-from mediaray.drivers import Driver, http_options
+from mediaray.connection import Connection
 from mediaray.events import TaskEvent
 from mediaray.values import (
     Delivery,
@@ -29,38 +25,13 @@ Deliveries = list[Delivery]
 Models = list[ModelView]
 
 
-class Client:
+class Client(Connection):
     """Talks to one server; use it in a `with` block, or `close` it. Safe for use from several threads.
 
     `timeout_s` bounds the silence within one exchange, `retry_s` how long a call goes on trying a
     server that is away (no connection, 429, 502, 503, 504). All calls raise ApiError when the server
     refuses them and ServerUnavailable when none answers. `AsyncClient` is the same for an event loop.
     """
-
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        api_key: str | None = None,
-        timeout_s: float = 60.0,
-        retry_s: float = 30.0,
-    ) -> None:
-        self._calls = Calls(base_url, api_key, retry_s)
-        self._driver = Driver(httpx.Client(**http_options(timeout_s, self._calls.is_loopback)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._driver.close()
-
-    @property
-    def base_url(self) -> str:
-        return self._calls.base_url
 
     def submit(
         self,

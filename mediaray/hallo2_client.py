@@ -6,14 +6,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 import httpx
 
-from mediaray.calls import DEFAULT_URL, Calls
-from mediaray.drivers import Driver, http_options
+from mediaray.connection import Connection
 from mediaray.errors import TaskCancelled, TaskFailed
 from mediaray.steps import Flow, Pause
 from mediaray.transfers import Download
@@ -26,39 +23,13 @@ CANCELLED_TEXT = "cancelled"
 """The error of a failed task that was cancelled: this API has no status for it."""
 
 
-class Hallo2Client:
+class Hallo2Client(Connection):
     """Talks to one server, at its root or at its `/hallo2`; use it in a `with` block, or `close` it.
 
     `timeout_s` bounds the silence within one exchange, `retry_s` how long a call goes on trying a
     server that is away. All calls raise ApiError when the server refuses them (with the code
     MODEL_NOT_READY where it has no model to run) and ServerUnavailable when none answers.
     """
-
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        api_key: str | None = None,
-        timeout_s: float = 60.0,
-        retry_s: float = 30.0,
-    ) -> None:
-        self._retry_s = retry_s
-        self._calls = Calls(base_url, api_key, retry_s)
-        self._driver = Driver(httpx.Client(**http_options(timeout_s, self._calls.is_loopback)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._driver.close()
-
-    @property
-    def base_url(self) -> str:
-        return self._calls.base_url
 
     def inference(self, image_path: Path | str, audio_path: Path | str, use_cache: bool | None = None) -> str:
         """Upload a portrait and a recording, and queue the video; returns the task's id.

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from api.dialects import TASKS
 from api.results import UrlOf
-from api.views.tasks import MESSAGES, TaskStatus, message, status_view
+from api.views.tasks import MESSAGES, TaskStatus, message, progress_view, status_view
 from cluster.task import LogLines, Progress, Status, Task, TaskEvent
 from cluster.waiting import Waiting, WaitReason
 
@@ -101,17 +101,10 @@ def waiting_view(waiting: Waiting | None) -> dict[str, Any] | None:
     }
 
 
-def progress_view(progress: Progress) -> dict[str, Any]:
+def progress_event(progress: Progress) -> dict[str, Any]:
     """As the status shows it, with the time to the end as an interval."""
     interval = {"low": progress.eta_low_s, "high": progress.eta_high_s}
-    return {
-        "stage": progress.stage,
-        "done": progress.done,
-        "total": progress.total,
-        "unit": progress.unit,
-        "fraction": progress.fraction if progress.total else None,
-        "eta_s": None if progress.eta_low_s is None else interval,
-    }
+    return progress_view(progress) | {"eta_s": None if progress.eta_low_s is None else interval}
 
 
 def log_view(log: LogLines) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.dialects import TASKS, iso_time_z
 from api.results import UrlOf, file_list, with_urls
-from cluster.task import FailureCode, Status, Submission, Task
+from cluster.task import FailureCode, Progress, Status, Submission, Task
 
 MESSAGES: Mapping[Status, str] = {
     Status.QUEUED: "任务已创建，等待执行",
@@ -114,7 +114,7 @@ def status_view(task: Task, url_of: UrlOf) -> dict[str, Any]:
         "task_name": task.name,
         "status": TASKS.word(task),
         "message": message(task),
-        "progress": _progress(task),
+        "progress": progress_view(task.progress),
         **_outcome(task, url_of),
         "created_at": TASKS.time(task.created_at),
         "updated_at": TASKS.time(task.updated_at),
@@ -172,8 +172,7 @@ def message(task: Task) -> str:
     return MESSAGES[task.status] if task.failure is None else task.failure.message
 
 
-def _progress(task: Task) -> dict[str, Any]:
-    progress = task.progress
+def progress_view(progress: Progress) -> dict[str, Any]:
     return {
         "stage": progress.stage,
         "done": progress.done,
