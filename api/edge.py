@@ -48,7 +48,7 @@ class Edge:
 
 def build_edge(context: ApiContext) -> Edge:
     """Raises CatalogError when the job catalogue is wrong."""
-    readiness = Readiness(context.system, context.settings.models_dir, context.now)
+    readiness = Readiness(context.system, context.settings, context.now)
     storage = context.storage
     signer = storage.signer if isinstance(storage, LocalArtifactStore) else None
     jobs = load_jobs(context.settings.catalog, context.catalog)

@@ -8,15 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from anyio import to_thread
 
 from api.context import SystemProbe
-from models import weights
-from models.engine import EngineSpec, ModelNotReady, ModelSpec
+from cluster.settings import Settings
+from models import site
+from models.engine import Endpoint, EngineSpec, ModelNotReady, ModelSpec
+from models.site import Site
 
 KEEP_S = 30.0
+
+
+def site_of(settings: Settings, *, has_gpu: bool) -> Site:
+    """What the operator's settings offer engines."""
+    endpoints = {
+        name: Endpoint(endpoint.url, endpoint.model, endpoint.api_key.get_secret_value())
+        for name, endpoint in settings.endpoints.items()
+    }
+    return Site(settings.models_dir, has_gpu, endpoints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +44,11 @@ class Verdict:
 
 
 class Readiness:
-    """Asks `models.weights`, and the cluster for GPUs. One event loop only."""
+    """Asks `models.site`, and the cluster for GPUs. One event loop only."""
 
-    def __init__(self, system: SystemProbe, models_dir: Path | None, now: Callable[[], float]) -> None:
+    def __init__(self, system: SystemProbe, settings: Settings, now: Callable[[], float]) -> None:
         self._system = system
-        self._models_dir = models_dir
+        self._settings = settings
         self._now = now
         self._known: dict[str, Verdict] = {}
         self._asking = asyncio.Lock()
@@ -65,8 +75,8 @@ class Readiness:
         return True
 
     async def missing(self, engine: EngineSpec) -> list[str]:
-        """The weight files that `engine` lacks, each with its hint."""
-        return await to_thread.run_sync(weights.missing, engine, self._models_dir)
+        """What `engine` lacks but a GPU, each with the next step."""
+        return await to_thread.run_sync(site.missing, engine, site_of(self._settings, has_gpu=False))
 
     async def _ask(self, model: ModelSpec) -> EngineSpec:
         has_gpu = await self._system.gpu() is not None
@@ -77,6 +87,6 @@ class Readiness:
     def _judge(self, model: ModelSpec, has_gpu: bool) -> Verdict:
         until = self._now() + KEEP_S
         try:
-            return Verdict(weights.ready_engine(model, self._models_dir, has_gpu=has_gpu), "", until)
+            return Verdict(site.ready_engine(model, site_of(self._settings, has_gpu=has_gpu)), "", until)
         except ModelNotReady as error:
             return Verdict(None, str(error), until)

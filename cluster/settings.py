@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.webhooks import check_secrets
@@ -16,6 +17,15 @@ MIB = 1024**2
 GIB = 1024**3
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """A server of the operator's that engines may ask, and the model to name there."""
+
+    url: str
+    model: str
+    api_key: SecretStr
 
 
 class Settings(BaseSettings):
@@ -81,6 +91,18 @@ class Settings(BaseSettings):
     """Largest file taken from an http(s) URL, in bytes; None: max_upload_bytes."""
     input_url_timeout_s: float = Field(600.0, gt=0)
     """How long the download of one input URL may take, in seconds."""
+    chat_url: str = ""
+    """Base URL of an OpenAI-compatible chat API for subtitles (http://127.0.0.1:11434/v1); empty: none."""
+    chat_model: str = ""
+    """Model to name at `chat_url`."""
+    chat_api_key: SecretStr = SecretStr("")
+    """Bearer key of `chat_url`; empty: none is sent."""
+    indextts_url: str = ""
+    """Base URL of a server with IndexTTS behind /v1/audio/speech (http://127.0.0.1:8091/v1); empty: none."""
+    indextts_model: str = "IndexTTS2"
+    """Model to name at `indextts_url`."""
+    indextts_api_key: SecretStr = SecretStr("")
+    """Bearer key of `indextts_url`; empty: none is sent."""
     show_diagnostics: bool = False
     """List diagnostics.echo among the supported tasks (it always runs)."""
 
@@ -116,6 +138,15 @@ class Settings(BaseSettings):
     @property
     def callback_networks(self) -> tuple[Network, ...]:
         return _networks(self.callback_allow_cidrs)
+
+    @property
+    def endpoints(self) -> Mapping[str, EndpointSettings]:
+        """The servers that are set, by the name engines know them by."""
+        known = {
+            "chat": EndpointSettings(self.chat_url, self.chat_model, self.chat_api_key),
+            "indextts": EndpointSettings(self.indextts_url, self.indextts_model, self.indextts_api_key),
+        }
+        return {name: endpoint for name, endpoint in known.items() if endpoint.url}
 
     @property
     def data_path(self) -> Path:

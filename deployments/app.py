@@ -13,6 +13,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from api.access import access_of
 from api.job_catalog import load_jobs
+from api.readiness import site_of
 from cluster.actors import ensure_registry
 from cluster.settings import Settings
 from deployments.ingress import Ingress
@@ -20,7 +21,7 @@ from deployments.replica import ModelReplica, ReplicaPlan
 from models.catalog import CATALOG, MODELS, SERVICES, SERVICES_WITH_ENGINES
 from models.engine import EngineKind
 from models.errors import ModelNotReady
-from models.weights import ready_engine
+from models.site import ready_engine
 
 APP_NAME = "mediaray"
 
@@ -183,7 +184,7 @@ def _num_gpus(name: str, args: ServiceArgs, accelerator: str, settings: Settings
     for model in MODELS:
         if model.service == name and has_gpu:
             try:
-                engines.append(ready_engine(model, settings.models_dir, has_gpu=True))
+                engines.append(ready_engine(model, site_of(settings, has_gpu=True)))
             except ModelNotReady:
                 continue
     return float(any(engine.kind is EngineKind.FULL and engine.needs_gpu for engine in engines))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from models.engine import Engine, EngineSpec, ModelSpec
+from models.engine import Engine, EngineSpec, ModelSpec, Resources
 from models.errors import EngineError, ModelNotReady, PermanentFailure
-from models.weights import locate, ready_engine
+from models.site import Site, ready_engine, resources_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +31,14 @@ class EngineRoom:
         self,
         models: Sequence[ModelSpec],
         *,
-        models_dir: Path | None,
+        site: Site,
         device: str,
         threads: int,
         pinned_engine: str = "auto",
         on_load_s: Callable[[str, float], None] = lambda _stage, _seconds: None,
     ) -> None:
         self._models = {model.name: _pinned(model, pinned_engine) for model in models}
-        self._models_dir = models_dir
+        self._site = site
         self.device = device
         self.threads = threads
         self._on_load_s = on_load_s
@@ -74,22 +73,22 @@ class EngineRoom:
         if model is None:
             raise ModelNotReady(f"this replica does not serve {name}")
         begin_s = time.monotonic()
-        spec = ready_engine(model, self._models_dir, has_gpu=self.device != "cpu")
-        weights = {weight.path: locate(weight, self._models_dir) for weight in spec.weights}
-        engine = self._loaded_engine(spec, weights)
+        spec = ready_engine(model, self._site)
+        engine = _loaded(spec, resources_of(spec, self._site, device=self.device, threads=self.threads))
         self._on_load_s("load", time.monotonic() - begin_s)
         return LoadedEngine(model, spec, engine)
 
-    def _loaded_engine(self, spec: EngineSpec, weights: Mapping[str, Path]) -> Engine:
-        try:
-            engine = spec.make()
-            engine.load(self.device, self.threads, weights)
-        except (EngineError, MemoryError):
-            raise  # says itself what is wrong, and whether to try again
-        except BaseException as error:  # also SystemExit: a library must not end the replica
-            reason = f"{type(error).__name__}: {error}"
-            raise PermanentFailure(f"the engine {spec.name} does not load: {reason}") from error
-        return engine
+
+def _loaded(spec: EngineSpec, resources: Resources) -> Engine:
+    try:
+        engine = spec.make()
+        engine.load(resources)
+    except (EngineError, MemoryError):
+        raise  # says itself what is wrong, and whether to try again
+    except BaseException as error:  # also SystemExit: a library must not end the replica
+        reason = f"{type(error).__name__}: {error}"
+        raise PermanentFailure(f"the engine {spec.name} does not load: {reason}") from error
+    return engine
 
 
 def _pinned(model: ModelSpec, engine_name: str) -> ModelSpec:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from api.readiness import site_of
 from cluster.actors import find_registry
 from cluster.client import RegistryClient
 from cluster.settings import Settings
@@ -60,7 +61,7 @@ class ModelReplica:
         self._workspaces = Workspaces(settings.workspace_path, worker)
         self._engines = EngineRoom(
             [model for model in MODELS if model.service == plan.service],
-            models_dir=settings.models_dir,
+            site=site_of(settings, has_gpu=plan.device != "cpu"),
             device=plan.device,
             threads=plan.threads,
             pinned_engine=plan.engine,

@@ -31,12 +31,13 @@ from models.errors import (
 
 if TYPE_CHECKING:
     from models.media import MediaInfo
-    from models.weights import WeightFile
+    from models.weights import ModelFolder, WeightFile
 
 
 __all__ = [
     "Cancelled",
     "DownloadUrl",
+    "Endpoint",
     "Engine",
     "EngineError",
     "EngineKind",
@@ -48,6 +49,7 @@ __all__ = [
     "ModelSpec",
     "OutOfMemory",
     "PermanentFailure",
+    "Resources",
     "Result",
     "RunContext",
     "TimedOut",
@@ -64,13 +66,14 @@ class MediaKind(StrEnum):
     AUDIO_OF_VIDEO = "audio_of_video"  # both a video and an audio stream
     IMAGE = "image"
     FILE = "file"  # any file
+    FOLDER = "folder"  # a folder of files: what a task published, or what was uploaded below one path
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """Marks a str field of an inputs model as a file: `Annotated[str, InputFile(MediaKind.VIDEO)]`.
 
-    At submit the value is an object key or URL; in `Engine.run` it is a local path.
+    At submit the value is an object key or URL; in `Engine.run` it is a local path, of a folder for FOLDER.
     """
 
     kind: MediaKind = MediaKind.FILE
@@ -134,14 +137,36 @@ class RunContext(ABC):
         """Keep a finished part (a file below `scratch_dir`) even if this attempt fails later."""
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server of the operator's that an engine asks over HTTP; `model` is the name it knows its model by."""
+
+    url: str
+    model: str = ""
+    api_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What an engine loads from.
+
+    `weights` maps the `path` of each WeightFile and ModelFolder of its spec to the verified local file or
+    folder; `models_dir` is where the operator keeps the weights of full engines; `endpoints` has the one its
+    spec names. `threads` bounds the CPU threads of one attempt.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    models_dir: Path | None = None
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+
+
 class Engine(ABC):
     """A loaded model. One instance per replica; `run` is called by one thread per slot."""
 
-    def load(self, device: str, threads: int, weights: Mapping[str, Path]) -> None:  # noqa: B027 - optional
-        """Read weights and warm up, once per replica, before the first `run`.
-
-        `weights` maps the `path` of each WeightFile of the engine's spec to the verified local file.
-        """
+    def load(self, resources: Resources) -> None:  # noqa: B027 - optional
+        """Read weights and warm up, once per replica, before the first `run`."""
 
     @abstractmethod
     def run(self, inputs: Any, context: RunContext) -> Result:
@@ -160,6 +185,7 @@ class EngineSpec:
     """One engine of a model: how to make it, and what it needs.
 
     `version` is shown in results beside `name`, so that no embedded engine passes for the full one.
+    `packages` are distributions that the operator installs for it, `endpoint` names the server it asks.
     """
 
     name: str
@@ -167,6 +193,9 @@ class EngineSpec:
     make: Callable[[], Engine]
     version: str = ""
     weights: tuple[WeightFile, ...] = ()
+    folders: tuple[ModelFolder, ...] = ()
+    packages: tuple[str, ...] = ()
+    endpoint: str = ""
     needs_gpu: bool = False
     gpu_memory_bytes: int = 0
     licence: str = "Apache-2.0"

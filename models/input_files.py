@@ -22,6 +22,7 @@ _NEEDS: Mapping[MediaKind, tuple[tuple[str, Callable[[MediaInfo], bool]], ...]] 
     ),
     MediaKind.IMAGE: (("still image", lambda info: info.is_image),),
     MediaKind.FILE: (),
+    MediaKind.FOLDER: (),
 }
 """What each kind of input must contain, in words and as a test."""
 

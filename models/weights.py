@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from models.engine import EngineSpec, ModelNotReady, ModelSpec
-
-_NO_ENGINE = (
-    "{name} cannot run here: this version of the server has no engine for it; install a version that has one"
-    " (GET /v1/models and `mediaray models` list what can run)"
-)
+from models.errors import ModelNotReady
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +37,40 @@ class WeightFile:
         return f"put {self.path} into MEDIARAY_MODELS_DIR/{self.models_subdir}"
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A folder below MEDIARAY_MODELS_DIR that the operator fills: any version of the model, so no checksum.
+
+    `path` may be a glob pattern: any one folder that matches and is whole will do. `files` are the names, or
+    glob patterns, that must be in it.
+    """
+
+    path: str
+    files: tuple[str, ...]
+
+
+def locate_folder(folder: ModelFolder, models_dir: Path | None) -> Path:
+    """The first whole folder that matches; raises ModelNotReady naming what is missing and where."""
+    if models_dir is None:
+        text = (
+            f"weights are not installed: {folder.path}/{{{', '.join(folder.files)}}}; set MEDIARAY_MODELS_DIR"
+        )
+        raise ModelNotReady(f"{text} to the folder that contains {folder.path}")
+    found = sorted(path for path in models_dir.glob(folder.path) if path.is_dir())
+    lacks = {path: missing_files(path, folder.files) for path in found}
+    for path, names in lacks.items():
+        if not names:
+            return path
+    path, names = next(iter(lacks.items()), (models_dir / folder.path, list(folder.files)))
+    where = path.relative_to(models_dir).as_posix()
+    raise ModelNotReady(f"weights are not installed: put {', '.join(names)} into MEDIARAY_MODELS_DIR/{where}")
+
+
+def missing_files(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """The names or glob patterns that nothing in `folder` matches."""
+    return [pattern for pattern in patterns if not any(folder.glob(pattern))]
+
+
 def locate(weight: WeightFile, models_dir: Path | None = None) -> Path:
     """The verified local path; raises ModelNotReady naming the file and the next step."""
     path = _candidate(weight, models_dir)
@@ -50,33 +80,6 @@ def locate(weight: WeightFile, models_dir: Path | None = None) -> Path:
     if stat.st_size != weight.size_bytes or _sha256(path, stat.st_mtime_ns) != weight.sha256:
         raise ModelNotReady(f"weights are not the pinned version: {path.name}; {weight.hint}")
     return path
-
-
-def missing(engine: EngineSpec, models_dir: Path | None = None) -> list[str]:
-    """The weight files of `engine` that are absent or wrong, each with its hint; [] when ready."""
-    problems = []
-    for weight in engine.weights:
-        try:
-            locate(weight, models_dir)
-        except ModelNotReady as error:
-            problems.append(str(error))
-    return problems
-
-
-def ready_engine(model: ModelSpec, models_dir: Path | None = None, *, has_gpu: bool) -> EngineSpec:
-    """The first engine whose weights verify and whose device is there.
-
-    Raises ModelNotReady: what every engine lacks, or that this version has no engine for the model.
-    """
-    problems = []
-    for engine in model.engines:
-        lacks = missing(engine, models_dir)
-        if engine.needs_gpu and not has_gpu:
-            lacks.append(f"engine {engine.name} needs a GPU")
-        if not lacks:
-            return engine
-        problems += lacks
-    raise ModelNotReady("; ".join(problems) or _NO_ENGINE.format(name=model.name))
 
 
 def _candidate(weight: WeightFile, models_dir: Path | None) -> Path | None:

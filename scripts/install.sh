@@ -3,9 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=${1:-server}
-python=$(command -v python3.11 || command -v python3)
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "mediaray needs Python 3.11 or newer; $("$python" --version) is first on PATH" >&2
+python=$(command -v python3.11 || command -v python3.12 || command -v python3)
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || {
+  echo "mediaray needs Python 3.11 or 3.12; $("$python" --version) is first on PATH" >&2
   exit 1
 }
 stamp=.venv/installed-$kind

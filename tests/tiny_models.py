@@ -14,6 +14,7 @@ from deployments.engines import EngineRoom
 from models.catalog import CATALOG
 from models.engine import Engine, EngineKind, EngineSpec, ModelSpec, Result, RunContext
 from models.media import ffmpeg_path
+from models.site import Site
 from tests.api_client import Server
 from tests.stores import file_access
 
@@ -52,7 +53,7 @@ async def work(server: Server, service: str, catalog: Mapping[str, ModelSpec], f
 async def run_task(server: Server, task: Task, catalog: Mapping[str, ModelSpec], folder: Path) -> Task:
     """Run a leased task and report it; how it then stands."""
     models = [model for model in catalog.values() if model.service == task.service]
-    engines = EngineRoom(models, models_dir=None, device="cpu", threads=1)
+    engines = EngineRoom(models, site=Site(), device="cpu", threads=1)
     attempt = RunningAttempt(task, folder / task.id, file_access(server.storage), device="cpu", threads=1)
     ended = await asyncio.to_thread(attempt.run, engines)
     await server.registry.finish([ended])

@@ -17,7 +17,7 @@ router = direct_router("system")
 
 
 class EngineView(BaseModel):
-    """One engine of a model; `missing` names absent weight files, each with what to do."""
+    """One engine of a model; `missing` names absent weights, packages and servers, each with what to do."""
 
     name: str
     kind: str
@@ -101,5 +101,5 @@ async def _engine_view(edge: Edge, engine: EngineSpec) -> dict[str, Any]:
         "needs_gpu": engine.needs_gpu,
         "licence": engine.licence,
         "is_commercial_use_allowed": engine.is_commercial_use_allowed,
-        "missing": await edge.readiness.missing(engine) if engine.weights else [],
+        "missing": await edge.readiness.missing(engine),
     }

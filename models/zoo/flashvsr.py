@@ -25,6 +25,7 @@ from models.engine import (
     InvalidInput,
     MediaKind,
     ModelSpec,
+    Resources,
     Result,
     RunContext,
 )
@@ -133,18 +134,19 @@ def check(inputs: UpscaleInputs, probes: Mapping[str, MediaInfo]) -> None:
 class SpanEngine(Engine):
     """Enlarges frame by frame: decode, network and encode overlap; memory does not grow with length."""
 
-    def load(self, device: str, threads: int, weights: Mapping[str, Path]) -> None:
+    def load(self, resources: Resources) -> None:
         import torch
 
         from models.networks.upscaler import FACTORS, Upscaler
 
         # One core a frame: threads that share a frame wait for each other at every layer, and for whichever
         # of them the encoder pushed aside.
-        self._lanes = threads if device == "cpu" else 1
-        torch.set_num_threads(threads // self._lanes)
+        self._threads = resources.threads
+        self._lanes = self._threads if resources.device == "cpu" else 1
+        torch.set_num_threads(self._threads // self._lanes)
+        weights = resources.weights
         files = {f: (weights[_span_file(f, "param")], weights[_span_file(f, "bin")]) for f in FACTORS}
-        self._threads = threads
-        self._upscaler: Upscaler = Upscaler.load(files, torch.device(device))
+        self._upscaler: Upscaler = Upscaler.load(files, torch.device(resources.device))
 
     def run(self, inputs: UpscaleInputs, context: RunContext) -> Result:
         path = Path(inputs.video_path)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.engine import Cancelled, InvalidInput, TimedOut
+from models.engine import Cancelled, InvalidInput, Resources, TimedOut
 from models.media import Color, count_frames, ffmpeg_path, probe
 from models.video_streams import VideoForm, VideoWriter, decode_video, tick_of
 from models.weights import locate
@@ -28,7 +28,7 @@ CARPHONE = SAMPLES / "carphone_pristine.mp4"
 @pytest.fixture(scope="module")
 def engine() -> SpanEngine:
     loaded = SpanEngine()
-    loaded.load("cpu", 1, {weight.path: locate(weight) for weight in SPAN_WEIGHTS})
+    loaded.load(Resources(weights={weight.path: locate(weight) for weight in SPAN_WEIGHTS}))
     return loaded
 
 

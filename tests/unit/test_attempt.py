@@ -31,6 +31,7 @@ from models.engine import (
     Result,
     RunContext,
 )
+from models.site import Site
 from tests.stores import content_of, file_access, keys_below
 
 Run = Callable[[RunContext], Result]
@@ -75,7 +76,7 @@ class Unprintable(Exception):
 def engines(run: Run) -> EngineRoom:
     spec = EngineSpec(name="toy-engine", kind=EngineKind.EMBEDDED, make=lambda: Toy(run))
     model = ModelSpec(name="toy.run", title="A toy", inputs=NoInputs, engines=(spec,))
-    return EngineRoom([model], models_dir=None, device="cpu", threads=1)
+    return EngineRoom([model], site=Site(), device="cpu", threads=1)
 
 
 def raising(error: BaseException) -> Run:
@@ -282,6 +283,6 @@ def test_loading_all_engines_tells_problems_and_never_raises(error: BaseExceptio
 
     spec = EngineSpec(name="toy-engine", kind=EngineKind.EMBEDDED, make=lambda: Broken(raising(error)))
     model = ModelSpec(name="toy.run", title="A toy", inputs=NoInputs, engines=(spec,))
-    room = EngineRoom([model], models_dir=None, device="cpu", threads=1)
+    room = EngineRoom([model], site=Site(), device="cpu", threads=1)
     (problem,) = room.load_all()
     assert problem == f"toy.run: the engine toy-engine does not load: {type(error).__name__}: {error}"

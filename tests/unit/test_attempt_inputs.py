@@ -23,6 +23,7 @@ from deployments.attempt_logs import ATTEMPT_LOGS
 from deployments.engines import EngineRoom
 from models.engine import EngineKind, EngineSpec, InputFile, MediaKind, ModelSpec, Result
 from models.media import probe
+from models.site import Site
 from models.zoo import ffmpeg_audio, ffmpeg_subtitle_images
 from tests.stores import SAMPLES, content_of, file_access, put
 from tests.unit.test_attempt import TASK, Toy
@@ -80,7 +81,7 @@ def asked(model: ModelSpec, **inputs: Any) -> Task:
 
 
 def room(*models: ModelSpec) -> EngineRoom:
-    return EngineRoom(models, models_dir=None, device="cpu", threads=1)
+    return EngineRoom(models, site=Site(), device="cpu", threads=1)
 
 
 def toy(seen: list[ToyInputs]) -> ModelSpec:

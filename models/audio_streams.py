@@ -1,0 +1,195 @@
+"""Sound as a stream of samples in bounded memory: decode any file to blocks, encode blocks to a file.
+
+Samples are (C, L) float32, -1..1, unless a line says otherwise. Times are those of the file: silence stands
+where the sound starts late or has gaps, as in `audio_formats.resample_arguments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+
+from models.audio_formats import ENCODINGS, AudioFormat
+from models.engine import InvalidInput, RunContext
+from models.ffmpeg_run import run_ffmpeg
+from models.media import main_audio, open_media
+
+_LOSSLESS: dict[AudioFormat, tuple[str, dict[str, str]]] = {  # codec, and options of the container
+    AudioFormat.WAV: ("pcm_s16le", {"rf64": "auto"}),
+    AudioFormat.FLAC: ("flac", {}),
+}
+_LAYOUTS = {1: "mono", 2: "stereo"}
+
+
+def decode_audio(
+    path: Path, *, rate_hz: int, channels: int, block_s: float, check: Callable[[], None] = lambda: None
+) -> Iterator[np.ndarray]:
+    """Blocks of `block_s` seconds of the first sound stream, resampled and mixed to 1 or 2 channels.
+
+    The last block is shorter; a file whose stream has no sample yields none. Packets that do not decode
+    become silence. `check` is called between packets. Raises InvalidInput for what is no sound.
+    """
+    size = round(block_s * rate_hz)
+    with ExitStack() as stack:
+        kept, length = [], 0
+        for piece in _pieces(path, rate_hz, channels, check, stack):
+            kept.append(piece)
+            length += piece.shape[1]
+            while length >= size:
+                joined = np.concatenate(kept, axis=1)  # (C, >= size)
+                yield joined[:, :size]
+                kept, length = [joined[:, size:]], length - size
+        if length:
+            yield np.concatenate(kept, axis=1)
+
+
+def read_audio(
+    path: Path, *, rate_hz: int, channels: int, check: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """The whole sound, (C, L); for engines that need all of it at once. Raises InvalidInput."""
+    blocks = list(decode_audio(path, rate_hz=rate_hz, channels=channels, block_s=30.0, check=check))
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((channels, 0), np.float32)
+
+
+class AudioWriter:
+    """Encodes blocks of (C, L) float32 to a WAV or FLAC file of 16 bits; `transcode` makes the other formats.
+
+    Leaving the `with` block on an error leaves half a file.
+    """
+
+    def __init__(self, path: Path, audio_format: AudioFormat, *, rate_hz: int, channels: int) -> None:
+        codec, options = _LOSSLESS[audio_format]
+        self._layout = _LAYOUTS[channels]
+        self._rate_hz = rate_hz
+        self._written = 0
+        self._container = av.open(str(path), "w", format=str(audio_format), options=options)
+        self._stream: Any = self._container.add_stream(codec, rate=rate_hz)
+        self._stream.layout = self._layout
+        self._stream.format = "s16"
+        self._resampler = av.AudioResampler("s16", self._layout, rate_hz)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._container:
+            if kind is None:
+                self._encode(None)
+                self._container.mux(self._stream.encode(None))
+
+    def write(self, samples: np.ndarray) -> None:
+        """Append a block; samples outside -1..1 are clipped."""
+        block = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=self._layout)
+        frame.sample_rate = self._rate_hz
+        frame.pts = self._written
+        frame.time_base = Fraction(1, self._rate_hz)
+        self._written += block.shape[1]
+        self._encode(frame)
+
+    def _encode(self, frame: Any) -> None:
+        for converted in self._resampler.resample(frame):
+            self._container.mux(self._stream.encode(converted))
+
+
+def transcode(context: RunContext, source: Path, target: Path, audio_format: AudioFormat, field: str) -> None:
+    """Write a sound file of ours in another format; `field` is the input that a failure is told of."""
+    arguments = ("-i", f"file:{source.absolute()}", *ENCODINGS[audio_format].arguments)
+    run_ffmpeg(
+        context, ("-threads", str(context.threads), *arguments, f"file:{target.absolute()}"), field=field
+    )
+
+
+def _pieces(
+    path: Path, rate_hz: int, channels: int, check: Callable[[], None], stack: ExitStack
+) -> Iterator[np.ndarray]:
+    """Resampled pieces of any length, (C, L) float32."""
+    container = stack.enter_context(open_media(path))
+    stream = main_audio(container)
+    if stream is None:
+        raise InvalidInput(f"{path.name} has no audio stream")
+    resampled = _Resampled(rate_hz, channels)
+    for frame in _frames(container, stream, check):
+        yield from resampled.of(frame)
+    yield from resampled.rest()
+
+
+def _frames(container: Any, stream: Any, check: Callable[[], None]) -> Iterator[Any]:
+    """Decoded frames; packets that do not decode are skipped, and a file that breaks off ends there."""
+    packets = container.demux(stream)
+    while True:
+        check()
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            return
+        if packet is None:
+            return
+        try:
+            frames: Iterable[Any] = packet.decode()
+        except (av.FFmpegError, ValueError):
+            continue
+        yield from frames
+
+
+class _Resampled:
+    """A filter graph on the clock of the file; made anew where a stream changes its form."""
+
+    def __init__(self, rate_hz: int, channels: int) -> None:
+        self._rate_hz = rate_hz
+        self._channels = channels
+        self._form: tuple[int, str, str] | None = None
+        self._graph: Any = None
+        self._sink: Any = None
+
+    def of(self, frame: Any) -> Iterator[np.ndarray]:
+        form = (frame.sample_rate, frame.format.name, frame.layout.name)
+        if form != self._form:
+            yield from self.rest()
+            self._open(frame, form, is_first=self._form is None)
+        self._graph.push(frame)
+        yield from self._pulled()
+
+    def rest(self) -> Iterator[np.ndarray]:
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from self._pulled()
+            self._graph = None
+
+    def _open(self, frame: Any, form: tuple[int, str, str], *, is_first: bool) -> None:
+        self._form = form
+        graph = av.filter.Graph()
+        source = graph.add_abuffer(
+            sample_rate=frame.sample_rate,
+            format=frame.format.name,
+            layout=frame.layout.name,
+            time_base=frame.time_base,
+        )
+        start = ":first_pts=0" if is_first else ""
+        clock = graph.add("aresample", f"{self._rate_hz}:async=1{start}")
+        layout = _LAYOUTS[self._channels]
+        shape = graph.add(
+            "aformat", f"sample_fmts=fltp:sample_rates={self._rate_hz}:channel_layouts={layout}"
+        )
+        self._sink = graph.add("abuffersink")
+        for left, right in ((source, clock), (clock, shape), (shape, self._sink)):
+            left.link_to(right)
+        graph.configure()
+        self._graph = graph
+
+    def _pulled(self) -> Iterator[np.ndarray]:
+        while True:
+            try:
+                frame = self._sink.pull()
+            except (av.BlockingIOError, av.EOFError, BlockingIOError, EOFError):
+                return
+            yield frame.to_ndarray()
