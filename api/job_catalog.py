@@ -19,7 +19,7 @@ from api.errors import NotFound, Unavailable
 from cluster import keys
 from cluster.errors import InvalidKey
 from cluster.task import Json
-from models.engine import ModelSpec, file_fields
+from models.engine import MediaKind, ModelSpec, file_fields
 
 SHIPPED = Path(__file__).with_name("jobs.yaml")
 _SHOWN_INDICES = 20
@@ -136,7 +136,14 @@ def _entry_problems(index: int, entry: JobEntry, models: Mapping[str, ModelSpec]
     except ValidationError as error:
         yield from _problems((*where, "inputs"), error)
         return
+    marks = file_fields(model.inputs)
     for field, name in _job(index, entry, models).files.items():
+        if marks[field].kind is MediaKind.FOLDER:
+            yield (
+                (*where, "inputs", field),
+                "a numbered job reads files of the catalogue's folder, no folders",
+            )
+            continue
         try:
             keys.clean_path(name)
         except InvalidKey:

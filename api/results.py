@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cluster import keys
 from cluster.settings import Settings
 from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Task
@@ -27,14 +28,22 @@ def url_maker(storage: ArtifactStore, settings: Settings, base_url: str | Callab
     return url_of
 
 
-def with_urls(value: Any, url_of: UrlOf) -> Any:
-    """`value` with each `{"$download": key}`, at any depth, replaced by a URL."""
+def result_of(task: Task, url_of: UrlOf) -> Any:
+    """The task's result, with each `{"$download": key}`, at any depth, replaced by a URL.
+
+    Keys of the task's own files alone: a result may hold what a caller sent, and must not open other files.
+    """
+    return _with_urls(task.result, keys.task_prefix(task.id), url_of)
+
+
+def _with_urls(value: Any, prefix: str, url_of: UrlOf) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {DOWNLOAD}:
-            return url_of(value[DOWNLOAD])
-        return {name: with_urls(item, url_of) for name, item in value.items()}
+        key = value.get(DOWNLOAD)
+        if len(value) == 1 and isinstance(key, str) and key.startswith(prefix) and keys.is_clean(key):
+            return url_of(key)
+        return {name: _with_urls(item, prefix, url_of) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [with_urls(item, url_of) for item in value]
+        return [_with_urls(item, prefix, url_of) for item in value]
     return value
 
 

@@ -21,7 +21,7 @@ from api.readiness import Readiness
 from cluster import keys
 from cluster.errors import TaskConflict, TaskNotFound, UnsafeUrl, UrlUnreachable
 from cluster.task import Json, NewTask, Submission, Task, fingerprint_of
-from cluster.urls import UrlGuard, is_web_url
+from cluster.urls import UrlGuard
 from models.engine import InputFile, InvalidInput, ModelNotReady, ModelSpec, file_fields
 from models.media import MediaInfo
 
@@ -50,7 +50,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Inputs that passed: where each file lies, and what it contains.
+    """Inputs that passed: where each file or folder lies, and what each file contains.
 
     A file behind a URL is in neither: its attempt downloads it, and looks at it then.
     """
@@ -68,13 +68,7 @@ class Submitter:
         self._readiness = readiness
         settings = context.settings
         self._urls = UrlGuard(settings.callback_networks)
-        self._input_files = InputFiles(
-            context.registry,
-            context.storage,
-            self._urls,
-            settings.bucket,
-            settings.max_pixels,
-        )
+        self._input_files = InputFiles(context.registry, context.storage, self._urls, settings)
         self._file_fields = {name: file_fields(model.inputs) for name, model in self._catalog.items()}
 
     @property
@@ -167,11 +161,10 @@ class Submitter:
     async def _check_file(
         self, name: str, mark: InputFile, value: str, draft: Draft, checked: Checked
     ) -> None:
-        if name not in draft.files and is_web_url(value):
-            await self._input_files.judge_url(name, value)
+        key = draft.files.get(name) or await self._input_files.key_of(name, value, mark.kind, draft.tenant)
+        if key is None:
             return
-        key = draft.files.get(name) or await self._input_files.key_of(name, value, draft.tenant)
-        info = await self._input_files.probe(name, key, mark, value)
+        info = await self._input_files.probe(name, key, mark.kind, value)
         checked.files[name] = key
         if info is not None:
             checked.probes[name] = info

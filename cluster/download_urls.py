@@ -10,13 +10,15 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import itsdangerous
 
 from cluster.errors import BadSignature, ExpiredUrl
 
 SECRET_BYTES = 32
+DOWNLOAD_PATH = "/v1/files/download/"
+"""Where the files route serves an object of the local store."""
 
 
 class DownloadSigner:
@@ -41,6 +43,33 @@ class DownloadSigner:
         if now >= expires_at:
             raise ExpiredUrl(key)
         return expires_at
+
+    def url(self, key: str, token: str, base_url: str, filename: str | None = None) -> str:
+        """The URL of the files route for `key`; a `filename` other than the key's own travels along."""
+        query = {"token": token}
+        if filename is not None and filename != key.rpartition("/")[2]:
+            query["filename"] = filename
+        return f"{base_url.rstrip('/')}{DOWNLOAD_PATH}{quote(key)}?{urlencode(query)}"
+
+    def key_of(self, url: str, now: float) -> str | None:
+        """The key whose URL was signed here, whatever its host; None for every other URL.
+
+        A server may have many names, and only its token tells it from another server. Raises ExpiredUrl.
+        """
+        try:
+            parts = urlsplit(url)
+            tokens = parse_qs(parts.query).get("token", [])
+        except ValueError:  # no URL, or a query of too many fields
+            return None
+        _, is_download, path = parts.path.partition(DOWNLOAD_PATH)
+        if not is_download or len(tokens) != 1:
+            return None
+        key = unquote(path)
+        try:
+            self.verify(tokens[0], key, now)
+        except BadSignature:
+            return None
+        return key
 
     def _serializer(self, key: str) -> itsdangerous.URLSafeSerializer:
         return itsdangerous.URLSafeSerializer(

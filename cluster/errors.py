@@ -13,6 +13,7 @@
     │   └── Superseded        another registry has opened the database; this one is out of office
     ├── InvalidKey            a storage key, path or file name that is not a plain relative name
     ├── ArtifactNotFound      no object under this key
+    ├── FolderNotUsable       a folder of stored files that cannot be an input: too many, too large
     ├── StorageFailure        the artifact store failed for what may be a passing reason (S3 down)
     │   └── StorageFull       its disk is full
     ├── ExpiredUrl            a signed download URL after its time; ask for a new one
@@ -118,6 +119,10 @@ class ArtifactNotFound(ClusterError):
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
+
+
+class FolderNotUsable(ClusterError):
+    """A folder of stored files that no task can take; the message is for the caller."""
 
 
 class StorageFailure(ClusterError):

@@ -41,6 +41,15 @@ def clean_path(path: str) -> str:
     return path
 
 
+def is_clean(path: str) -> bool:
+    """Whether `path` is a plain relative path (`clean_path`)."""
+    try:
+        clean_path(path)
+    except InvalidKey:
+        return False
+    return True
+
+
 def clean_name(name: str) -> str:
     """`name` as one path segment; raises InvalidKey otherwise."""
     if "/" in name:

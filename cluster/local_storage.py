@@ -22,7 +22,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
-from urllib.parse import quote, urlencode
 
 from cluster import disk
 from cluster.download_urls import DownloadSigner, load_secret
@@ -108,6 +107,11 @@ class LocalArtifactStore:
             with contextlib.suppress(ArtifactNotFound, InvalidKey):  # gone since, or no file of ours
                 yield self.stat(key)
 
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for key in self._keys(clean_prefix(prefix)):
+            with contextlib.suppress(ArtifactNotFound, InvalidKey), self._failing(key):
+                yield key, self._path(key).stat().st_size
+
     def folders(self, prefix: str) -> Iterator[str]:
         folder = self._objects / clean_prefix(prefix)
         for entry in self._entries(folder) if self._holds(folder) else []:
@@ -141,10 +145,11 @@ class LocalArtifactStore:
 
         A `filename` other than the key's own travels beside the token.
         """
-        query = {"token": self.signer.sign(clean_path(key), expires_s, self._now())}
-        if filename is not None and filename != key.rpartition("/")[2]:
-            query["filename"] = filename
-        return f"{base_url.rstrip('/')}/v1/files/download/{quote(key)}?{urlencode(query)}"
+        token = self.signer.sign(clean_path(key), expires_s, self._now())
+        return self.signer.url(key, token, base_url, filename)
+
+    def key_of_url(self, url: str) -> str | None:
+        return self.signer.key_of(url, self._now())
 
     def check(self) -> None:
         round_trip(self)

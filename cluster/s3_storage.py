@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -31,13 +32,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
-from cluster import disk
+from cluster import disk, presigned_urls
 from cluster.download_urls import inline_disposition
 from cluster.errors import ArtifactNotFound, InvalidKey, StorageFailure
 from cluster.keys import clean_path
 from cluster.media_types import HEAD_BYTES, sniff
 from cluster.range_reader import READ_AHEAD_BYTES, RangeReader
-from cluster.storage import CHUNK_BYTES, Stored, clean_prefix, round_trip, upload_file
+from cluster.storage import CHUNK_BYTES, Stored, clean_prefix, digest_and_head, round_trip, upload_file
 
 PART_BYTES = 8 * 1024**2
 """Objects above this size are uploaded in parts of it; S3 takes 10,000 parts, so 78 GiB."""
@@ -89,8 +90,11 @@ class _About:
 class S3ArtifactStore:
     """An ArtifactStore in `bucket`, below `prefix`."""
 
-    def __init__(self, bucket: str, prefix: str = "", client: Any = None) -> None:
+    def __init__(
+        self, bucket: str, prefix: str = "", client: Any = None, now: Callable[[], float] = time.time
+    ) -> None:
         self._bucket = bucket
+        self._now = now
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         with _failing():
             # A session of its own: creating clients from boto3's default one is not thread safe.
@@ -135,6 +139,12 @@ class S3ArtifactStore:
                 keys = [name.removeprefix(self._prefix) for name in names]
                 yield from filter(None, pool.map(self._stat_or_none, keys))
 
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for page in self._answers(self._name_below(prefix)):
+            for entry in page.get("Contents", ()):
+                with contextlib.suppress(InvalidKey):  # not written by us ("folder/" markers)
+                    yield clean_path(entry["Key"].removeprefix(self._prefix)), entry["Size"]
+
     def folders(self, prefix: str) -> Iterator[str]:
         name = self._name_below(prefix)
         for page in self._answers(name, Delimiter="/"):
@@ -172,15 +182,16 @@ class S3ArtifactStore:
         expires_s: int,
         filename: str | None = None,
     ) -> str:
-        """A presigned S3 URL (`base_url` is not used); S3 allows seven days at most.
-
-        It answers with the media type that was judged when the object was written.
-        """
+        """A presigned URL, of seven days at most; it answers with the media type judged at the write."""
         disposition = inline_disposition(filename or key.rpartition("/")[2])
         params = {**self._address(key), "ResponseContentDisposition": disposition}
         age_s = min(expires_s, MAX_URL_AGE_S)
         with _failing(key):
             return str(self._client.generate_presigned_url("get_object", Params=params, ExpiresIn=age_s))
+
+    def key_of_url(self, url: str) -> str | None:
+        pattern = self.download_url(presigned_urls.NAME, base_url="", expires_s=1)
+        return presigned_urls.name_of(url, pattern, self._now())
 
     def check(self) -> None:
         round_trip(self)
@@ -216,7 +227,7 @@ class S3ArtifactStore:
     def _heal(self, key: str) -> _About:
         answer = self._client.get_object(**self._address(key))
         with contextlib.closing(answer["Body"]) as body:
-            digest, head = _hash_and_head(body.iter_chunks(CHUNK_BYTES))
+            digest, head = digest_and_head(body.iter_chunks(CHUNK_BYTES))
         about = _About(answer["ETag"], digest, sniff(head, key))
         self._put_companion(key, about)
         return about
@@ -382,15 +393,6 @@ def _range(start: int, stop: int | None) -> dict[str, str]:
     if start == 0 and stop is None:
         return {}  # an empty object has no range that could be asked for
     return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-
-
-def _hash_and_head(chunks: Iterator[bytes]) -> tuple[str, bytes]:
-    digest = hashlib.sha256()
-    head = bytearray()
-    for chunk in chunks:
-        digest.update(chunk)
-        head += chunk[: HEAD_BYTES - len(head)]
-    return digest.hexdigest(), bytes(head)
 
 
 def _empty() -> StreamingBody:

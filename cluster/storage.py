@@ -5,6 +5,7 @@ Synchronous on purpose: engines' threads use it directly, HTTP routes through wo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from uuid import uuid4
 
 from cluster.errors import ArtifactNotFound, InvalidKey, StorageFailure
 from cluster.keys import clean_path
+from cluster.media_types import HEAD_BYTES
 from cluster.settings import Settings
 
 CHUNK_BYTES = 1024**2
@@ -75,6 +77,9 @@ class ArtifactStore(Protocol):
     def list(self, prefix: str) -> Iterator[Stored]:
         """Objects whose key starts with `prefix` (ending in "/"), ordered by key."""
 
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and bytes of what `list` gives, in its order, without a look at each object."""
+
     def folders(self, prefix: str) -> Iterator[str]:
         """Names of the folders directly below `prefix` (ending in "/"), whatever lies in them."""
 
@@ -89,6 +94,12 @@ class ArtifactStore(Protocol):
 
     def download_url(self, key: str, *, base_url: str, expires_s: int, filename: str | None = None) -> str:
         """A URL that works for `expires_s` seconds without credentials."""
+
+    def key_of_url(self, url: str) -> str | None:
+        """The key (of an object or a folder) that a download URL of this store names; None for other URLs.
+
+        Raises ExpiredUrl. Says nothing of who may read the object: the caller judges the key.
+        """
 
     def check(self) -> None:
         """A real write-read-delete round trip; raises StorageFailure."""
@@ -141,6 +152,16 @@ def upload_file(store: ArtifactStore, key: str, path: Path) -> Stored:
         while chunk := source.read(CHUNK_BYTES):
             writer.write(chunk)
         return writer.commit()
+
+
+def digest_and_head(chunks: Iterator[bytes]) -> tuple[str, bytes]:
+    """The sha256 of some content, and its first bytes, which tell the media type."""
+    digest = hashlib.sha256()
+    head = bytearray()
+    for chunk in chunks:
+        digest.update(chunk)
+        head += chunk[: HEAD_BYTES - len(head)]
+    return digest.hexdigest(), bytes(head)
 
 
 def round_trip(store: ArtifactStore) -> None:

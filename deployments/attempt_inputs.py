@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from cluster.errors import ArtifactNotFound, UrlProblem
+from cluster.errors import ArtifactNotFound, FolderNotUsable, UrlProblem
 from cluster.storage import ArtifactStore
+from cluster.stored_folders import names_below
 from cluster.task import Task
 from cluster.url_downloads import UrlDownloads
 from cluster.urls import is_web_url
-from models.engine import InputFile, ModelSpec, RunContext, file_fields
+from models.engine import InputFile, InvalidInput, MediaKind, ModelSpec, RunContext, file_fields
 from models.input_files import looked_at
 
 _PART_NAME = "download.part"
+_FETCHES = 8  # files of a folder that are fetched at a time: from S3 each one waits for its answer
 
 
 @dataclass(frozen=True, slots=True)
 class FileAccess:
-    """What attempts read and write: the artifact store, and files behind URLs of at most so many pixels."""
+    """What attempts read and write: the artifact store, and files behind URLs.
+
+    Those of at most so many pixels; `max_folder_bytes` bounds all files of an input folder together.
+    """
 
     storage: ArtifactStore
     downloads: UrlDownloads
     max_pixels: int
+    max_folder_bytes: int
 
 
 class InputGone(ArtifactNotFound):
-    """A stored file that was there at the submit."""
+    """A stored file or folder that was there at the submit."""
 
     def __init__(self, field: str, key: str) -> None:
         super().__init__(key)
-        self.args = (f"{field}: the file is gone since the task was submitted: {key}",)
+        kind = "folder" if key.endswith("/") else "file"
+        self.args = (f"{field}: the {kind} is gone since the task was submitted: {key}",)
 
 
 class InputFetch:
@@ -54,7 +62,11 @@ class InputFetch:
         """The engine's inputs. Raises ArtifactNotFound, StorageFailure, UrlProblem and InvalidInput."""
         inputs = model.inputs.model_validate(task.inputs)
         marks = file_fields(model.inputs)
-        stored = {name: self._fetch(name, task.files[name]) for name in marks if name in task.files}
+        stored = {
+            name: self._stored(name, mark.kind, task.files[name])
+            for name, mark in marks.items()
+            if name in task.files
+        }
         urls = {name: getattr(inputs, name) for name in marks if name not in stored}
         downloaded = {name: self._download(name, url) for name, url in urls.items() if is_web_url(url or "")}
         paths = stored | downloaded
@@ -62,14 +74,38 @@ class InputFetch:
             self._judge(model, inputs, marks, paths)
         return inputs.model_copy(update={name: str(path) for name, path in paths.items()})
 
-    def _fetch(self, field: str, key: str) -> Path:
+    def _stored(self, field: str, kind: MediaKind, key: str) -> Path:
         path = self._folder_of(field) / Path(key).name
+        if kind is MediaKind.FOLDER:
+            self._fetch_folder(field, key, path)
+        else:
+            self._fetch(field, key, path)
+            self._on_file()
+        return path
+
+    def _fetch(self, field: str, key: str, path: Path) -> None:
         try:
             self._files.storage.fetch(key, path)
         except ArtifactNotFound as error:
             raise InputGone(field, key) from error
-        self._on_file()
-        return path
+
+    def _fetch_folder(self, field: str, prefix: str, folder: Path) -> None:
+        """Every file below `prefix`, under its relative name; what fails or is told to stop ends all."""
+        try:
+            names = names_below(self._files.storage, prefix, self._files.max_folder_bytes)
+        except ArtifactNotFound as error:
+            raise InputGone(field, prefix) from error
+        except FolderNotUsable as error:
+            raise InvalidInput(f"{field}: {error}", field=field) from error
+        with ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetch") as pool:
+            fetches = [pool.submit(self._fetch, field, prefix + name, folder / name) for name in names]
+            try:
+                for count, fetch in enumerate(as_completed(fetches), start=1):
+                    fetch.result()
+                    self._on_file()
+                    self._context.report(count, len(names), stage="fetch", unit="files")
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _download(self, field: str, url: str) -> Path:
         part = self._folder_of(field) / _PART_NAME

@@ -15,7 +15,7 @@ from deployments.attempt_logs import AttemptLog
 from deployments.engines import EngineRoom, LoadedEngine
 from deployments.results import replaced_paths
 from deployments.workspaces import Workspaces
-from models.engine import Result, RunContext, file_fields
+from models.engine import MediaKind, Result, RunContext, file_fields
 from models.errors import InvalidInput, PermanentFailure, TimedOut
 
 
@@ -91,9 +91,13 @@ def _run(loaded: LoadedEngine, inputs: dict[str, Any], context: DirectContext) -
 def _written(
     files: Mapping[str, bytes], model: type, inputs: dict[str, Any], workspace: Path
 ) -> dict[str, str]:
-    """File inputs on disk, under the names that the caller's inputs give them."""
+    """File inputs on disk, under the names that the caller's inputs give them. Raises InvalidInput."""
     paths = {}
-    for field in file_fields(model):
+    for field, mark in file_fields(model).items():
+        if mark.kind is MediaKind.FOLDER and (field in files or inputs.get(field) is not None):
+            raise InvalidInput(
+                f"{field} is a folder, which no direct call can carry: submit a task", field=field
+            )
         if field not in files:
             if inputs.get(field) is not None:
                 raise InvalidInput(f"a direct call needs the content of {field} in `files`", field=field)

@@ -57,7 +57,9 @@ class ModelReplica:
         ATTEMPT_LOGS.install()
         self._plan = plan
         self._metrics = StageMetrics(plan.service)
-        self._files = FileAccess(open_store(settings), _downloads(settings), settings.max_pixels)
+        self._files = FileAccess(
+            open_store(settings), _downloads(settings), settings.max_pixels, settings.max_upload_bytes
+        )
         self._workspaces = Workspaces(settings.workspace_path, worker)
         self._engines = EngineRoom(
             [model for model in MODELS if model.service == plan.service],

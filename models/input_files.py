@@ -22,13 +22,17 @@ _NEEDS: Mapping[MediaKind, tuple[tuple[str, Callable[[MediaInfo], bool]], ...]] 
     ),
     MediaKind.IMAGE: (("still image", lambda info: info.is_image),),
     MediaKind.FILE: (),
-    MediaKind.FOLDER: (),
 }
 """What each kind of input must contain, in words and as a test."""
 
 
 def looked_at(field: str, kind: MediaKind, source: Path | BinaryIO, max_pixels: int) -> MediaInfo | None:
-    """What the file of an input contains; None where any file will do. Raises InvalidInput."""
+    """What the file of an input contains; None for a folder, and where any file will do.
+
+    Raises InvalidInput.
+    """
+    if kind is MediaKind.FOLDER:
+        return None
     try:
         return _judged(kind, source, max_pixels)
     except InvalidInput as error:

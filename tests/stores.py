@@ -18,13 +18,14 @@ SAMPLES = REPOSITORY / "samples"
 BUCKET = "artifacts"
 SECRET = "very-secret-access-key"
 FAR_AHEAD_S = 10**6
-MAX_DOWNLOAD_BYTES = 32 * 1024**2
+MAX_DOWNLOAD_BYTES = MAX_FOLDER_BYTES = 32 * 1024**2
 
 
 def file_access(store: ArtifactStore, guard: UrlGuard | None = None) -> FileAccess:
     """What an attempt may use: the store, and URLs of 127.0.0.1 or of what `guard` lets through."""
     guard = guard or UrlGuard([ip_network("127.0.0.0/8")])
-    return FileAccess(store, UrlDownloads(guard, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=60), 8192**2)
+    downloads = UrlDownloads(guard, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=60)
+    return FileAccess(store, downloads, 8192**2, MAX_FOLDER_BYTES)
 
 
 def put(store: ArtifactStore, key: str, content: bytes) -> Stored:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.context import GpuInfo
 from api.dialects import HALLO2
-from api.results import UrlOf, video_artifact, with_urls
+from api.results import UrlOf, result_of, video_artifact
 from cluster.task import Json, Status, Task
 from models.zoo.hallo2 import GuidanceScale, InferenceSteps
 
@@ -183,4 +183,4 @@ def _result(task: Task, url_of: UrlOf) -> Json | None:
         return None
     video = video_artifact(task)
     shown: Json = {"video_path": video.key if video else None, "task_id": task.id}
-    return shown | with_urls(task.result or {}, url_of)
+    return shown | (result_of(task, url_of) or {})

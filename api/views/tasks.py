@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.dialects import TASKS, iso_time_z
-from api.results import UrlOf, file_list, with_urls
+from api.results import UrlOf, file_list, result_of
 from cluster.task import FailureCode, Progress, Status, Submission, Task
 
 MESSAGES: Mapping[Status, str] = {
@@ -154,7 +154,7 @@ def submission_view(submission: Submission, url_of: UrlOf) -> dict[str, Any]:
     if task.status is Status.SUCCEEDED:
         return receipt(task.id, TASKS.word(task), REUSED) | {
             "reuse_info": _reuse(task),
-            "result": with_urls(task.result, url_of),
+            "result": result_of(task, url_of),
         }
     return receipt(task.id, TASKS.word(task), message(task)) | _outcome(task, url_of)
 
@@ -185,7 +185,7 @@ def progress_view(progress: Progress) -> dict[str, Any]:
 
 def _outcome(task: Task, url_of: UrlOf) -> dict[str, Any]:
     if task.status is Status.SUCCEEDED:
-        return {"result": with_urls(task.result, url_of), "minio_files": file_list(task, url_of)}
+        return {"result": result_of(task, url_of), "minio_files": file_list(task, url_of)}
     if task.failure is not None:
         return {"result": {"error": task.failure.message, "error_code": task.failure.code}}
     if task.status is Status.CANCELLED:
