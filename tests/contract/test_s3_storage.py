@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from cluster.errors import ArtifactNotFound, InvalidKey, StorageFailure
+from cluster.errors import ArtifactNotFound, ExpiredUrl, InvalidKey, StorageFailure
 from cluster.s3_storage import PART_BYTES, S3ArtifactStore
 from tests.stores import (
     BUCKET,
@@ -143,3 +143,24 @@ def test_s3_download_urls_need_no_credentials(s3_store: S3ArtifactStore) -> None
 def test_s3_urls_older_than_s3_allows_are_cut_to_seven_days(s3_store: S3ArtifactStore) -> None:
     url = s3_store.download_url("files/local/a", base_url="", expires_s=FAR_AHEAD_S)
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["604800"]
+
+
+def test_a_url_of_another_prefix_or_bucket_names_no_key(s3_store: S3ArtifactStore) -> None:
+    client = s3_store._client
+    for other in (S3ArtifactStore(BUCKET, uuid4().hex, client), S3ArtifactStore("another", client=client)):
+        url = other.download_url("files/local/a", base_url="", expires_s=60)
+        assert s3_store.key_of_url(url) is None
+        assert other.key_of_url(url) == "files/local/a"
+
+
+@pytest.mark.parametrize("change", [("X-Amz-Date=2", "X-Amz-Date=x"), ("X-Amz-Expires=", "X-Amz-Expires=x")])
+def test_a_url_whose_age_cannot_be_read_has_expired(s3_store: S3ArtifactStore, change) -> None:
+    url = s3_store.download_url("files/local/a", base_url="", expires_s=60)
+    with pytest.raises(ExpiredUrl):
+        s3_store.key_of_url(url.replace(*change))
+
+
+def test_sizes_pass_over_what_is_no_file_of_ours(s3_client, s3_store: S3ArtifactStore) -> None:
+    for name in ("files/local/folder/", "files/local/../a", "files/local//b", "files/local/c"):
+        s3_client.put_object(Bucket=BUCKET, Key=f"{s3_store._prefix}{name}", Body=b"x")
+    assert list(s3_store.sizes("files/local/")) == [("files/local/c", 1)]

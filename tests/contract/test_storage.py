@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import uuid4
 import av
 import pytest
 
-from cluster.errors import ArtifactNotFound, InvalidKey, StorageFailure
+from cluster.errors import ArtifactNotFound, ExpiredUrl, InvalidKey, StorageFailure
 from cluster.local_storage import LocalArtifactStore
 from cluster.s3_storage import PART_BYTES
 from cluster.settings import Settings
@@ -374,3 +375,50 @@ def test_other_urls_are_refused_without_showing_them(url: str, tmp_path: Path) -
     with pytest.raises(StorageFailure) as caught:
         open_store(Settings(data_dir=tmp_path, storage_url=url))
     assert "user:pw" not in str(caught.value)
+
+
+def test_sizes_are_those_of_the_list(store: ArtifactStore) -> None:
+    for name, content in {"b/c": b"", "a": b"123", "a.b": b"1"}.items():
+        put(store, f"tasks/t/1/{name}", content)
+    put(store, "tasks/t/10/a", b"beside")
+    sizes = list(store.sizes("tasks/t/1/"))
+    assert sizes == [("tasks/t/1/a", 3), ("tasks/t/1/a.b", 1), ("tasks/t/1/b/c", 0)]
+    assert sizes == [(stored.key, stored.size_bytes) for stored in store.list("tasks/t/1/")]
+    assert list(store.sizes("tasks/none/")) == []
+    with pytest.raises(InvalidKey):
+        list(store.sizes("tasks"))
+
+
+@pytest.mark.parametrize(
+    "key", ["tasks/t/1/out.mp4", "tasks/t/1/keyframes", "files/local/视频 №1 + 100%?#&.mp4"], ids=ascii
+)
+@pytest.mark.parametrize("filename", [None, "other name.mp4"])
+def test_a_download_url_names_its_key(store: ArtifactStore, key: str, filename: str | None) -> None:
+    url = store.download_url(key, base_url="https://h:1/below", expires_s=60, filename=filename)
+    assert store.key_of_url(url) == key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda url: url.partition("?")[0], id="without permission"),
+        pytest.param(lambda url: "https://elsewhere.example/a.mp4?token=1&X-Amz-Signature=1", id="elsewhere"),
+        pytest.param(lambda url: url.replace("/tasks/t/1/a", "?key=tasks/t/1/a&"), id="no path"),
+        pytest.param(lambda url: "http://[broken?token=x", id="no URL"),
+        pytest.param(lambda url: "", id="nothing"),
+    ],
+)
+def test_no_other_url_names_a_key(store: ArtifactStore, change: Callable[[str], str]) -> None:
+    url = store.download_url("tasks/t/1/a", base_url="http://h", expires_s=60)
+    assert store.key_of_url(change(url)) is None
+
+
+def test_a_url_past_its_time_says_so(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = store.download_url("tasks/t/1/a b", base_url="http://h", expires_s=60)
+    now = time.time()
+    monkeypatch.setattr(store, "_now", lambda: now + 55)
+    assert store.key_of_url(url) == "tasks/t/1/a b"
+    monkeypatch.setattr(store, "_now", lambda: now + 61)
+    with pytest.raises(ExpiredUrl) as caught:
+        store.key_of_url(url)
+    assert caught.value.key == "tasks/t/1/a b"
