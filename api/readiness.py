@@ -26,7 +26,7 @@ def site_of(settings: Settings, *, has_gpu: bool) -> Site:
         name: Endpoint(endpoint.url, endpoint.model, endpoint.api_key.get_secret_value())
         for name, endpoint in settings.endpoints.items()
     }
-    return Site(settings.models_dir, has_gpu, endpoints)
+    return Site(settings.models_path, has_gpu, endpoints)
 
 
 @dataclass(frozen=True, slots=True)

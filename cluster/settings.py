@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.webhooks import check_secrets
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
     chat_url: str = ""
     """Base URL of an OpenAI-compatible chat API for subtitles (http://127.0.0.1:11434/v1); empty: none."""
     chat_model: str = ""
-    """Model to name at `chat_url`."""
+    """Model to name at `chat_url`; has no default, as each server knows others."""
     chat_api_key: SecretStr = SecretStr("")
     """Bearer key of `chat_url`; empty: none is sent."""
     indextts_url: str = ""
@@ -111,6 +112,31 @@ class Settings(BaseSettings):
     def _check_secret(cls, text: str) -> str:
         check_secrets(text)
         return text
+
+    @field_validator("chat_url", "indextts_url")
+    @classmethod
+    def _check_endpoint(cls, text: str, info: ValidationInfo) -> str:
+        name = f"MEDIARAY_{(info.field_name or '').upper()}"
+        try:
+            parts = urlsplit(text)
+            is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port or an IPv6 address that is none
+            is_whole = False
+        if text and not is_whole:
+            raise ValueError(f"{name} is no URL of a server: write it as http://127.0.0.1:11434/v1")
+        if text and "@" in parts.netloc:
+            raise ValueError(f"{name} must not carry a user name or password: {name[:-3]}API_KEY is for keys")
+        return text.rstrip("/")
+
+    @model_validator(mode="after")
+    def _refuse_unnamed_models(self) -> Settings:
+        for name, endpoint in self.endpoints.items():
+            if not endpoint.model:
+                variable = f"MEDIARAY_{name.upper()}"
+                raise ValueError(
+                    f"{variable}_URL is set and {variable}_MODEL is empty: name the model to ask for"
+                )
+        return self
 
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> Settings:
@@ -151,6 +177,10 @@ class Settings(BaseSettings):
     @property
     def data_path(self) -> Path:
         return self.data_dir.expanduser().absolute()
+
+    @property
+    def models_path(self) -> Path | None:
+        return None if self.models_dir is None else self.models_dir.expanduser().absolute()
 
     @property
     def resolved_database_url(self) -> str:

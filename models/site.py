@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from models.engine import Endpoint, EngineSpec, ModelNotReady, ModelSpec, Resources
-from models.weights import locate, locate_folder
+from models.weights import ModelFolder, WeightFile, locate, locate_folder
 
+_W = TypeVar("_W", WeightFile, ModelFolder)
 _NO_ENGINE = (
     "{name} cannot run here: this version of the server has no engine for it; install a version that has one"
     " (GET /v1/models and `mediaray models` list what can run)"
@@ -27,8 +30,8 @@ class Site:
 
 def resources_of(engine: EngineSpec, site: Site, *, device: str, threads: int) -> Resources:
     """What `engine` loads from; raises ModelNotReady for the first thing that is missing."""
-    files = {weight.path: locate(weight, site.models_dir) for weight in engine.weights}
-    folders = {folder.path: locate_folder(folder, site.models_dir) for folder in engine.folders}
+    files = {weight.path: _found(locate, weight, site) for weight in engine.weights}
+    folders = {folder.path: _found(locate_folder, folder, site) for folder in engine.folders}
     for name in engine.packages:
         _require_package(name)
     if engine.endpoint:
@@ -45,10 +48,10 @@ def resources_of(engine: EngineSpec, site: Site, *, device: str, threads: int) -
 def missing(engine: EngineSpec, site: Site) -> list[str]:
     """What `engine` lacks but a GPU, each with the next step; [] when nothing."""
     needs: list[Callable[[], object]] = [
-        *(lambda weight=weight: locate(weight, site.models_dir) for weight in engine.weights),
-        *(lambda folder=folder: locate_folder(folder, site.models_dir) for folder in engine.folders),
-        *(lambda name=name: _require_package(name) for name in engine.packages),
-        *((lambda: _require_endpoint(engine.endpoint, site),) if engine.endpoint else ()),
+        *(partial(_found, locate, weight, site) for weight in engine.weights),
+        *(partial(_found, locate_folder, folder, site) for folder in engine.folders),
+        *(partial(_require_package, name) for name in engine.packages),
+        *(partial(_require_endpoint, name, site) for name in (engine.endpoint,) if name),
     ]
     return [problem for need in needs if (problem := _problem(need))]
 
@@ -67,6 +70,16 @@ def ready_engine(model: ModelSpec, site: Site) -> EngineSpec:
             return engine
         problems += lacks
     raise ModelNotReady("; ".join(problems) or _NO_ENGINE.format(name=model.name))
+
+
+def _found(find: Callable[[_W, Path | None], Path], what: _W, site: Site) -> Path:
+    try:
+        return find(what, site.models_dir)
+    except (
+        OSError
+    ) as error:  # such as a folder that this user may not read; its whole path is not for callers
+        name = Path(error.filename or "").name
+        raise ModelNotReady(f"weights cannot be read: {name}: {error.strerror}") from error
 
 
 def _problem(need: Callable[[], object]) -> str:
