@@ -12,7 +12,16 @@ from mediaray.errors import (
     WaitTimeout,
 )
 from mediaray.events import LogLines, ProgressChange, StatusChange, TaskEnd, TaskEvent
-from mediaray.values import Delivery, DeliveryTry, ModelView, Progress, RemoteFile, TaskView, Transfer
+from mediaray.values import (
+    Delivery,
+    DeliveryTry,
+    EngineView,
+    ModelView,
+    Progress,
+    RemoteFile,
+    TaskView,
+    Transfer,
+)
 
 __all__ = [
     "ApiError",
@@ -21,6 +30,7 @@ __all__ = [
     "Client",
     "Delivery",
     "DeliveryTry",
+    "EngineView",
     "LogLines",
     "MediarayError",
     "ModelView",

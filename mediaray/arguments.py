@@ -1,4 +1,4 @@
-"""The words of `mediaray submit`: key=text, key=@local/file, key:=json."""
+"""The words of `mediaray submit`: key=text, key=@local/path, key:=json."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 _WORD = re.compile(r"(?P<key>[^\W\d]\w*)(?P<mark>:=|=@|=)(?P<text>.*)", re.DOTALL)
 
 
-def _existing_file(text: str) -> Path:
+def _existing_path(text: str) -> Path:
     path = Path(text).expanduser()
-    if not path.is_file():
-        raise ValueError(f"no such file: {text}")
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"no such file or folder: {text}")
     return path
 
 
@@ -25,16 +25,16 @@ def _json_value(text: str) -> Any:
         raise ValueError(f"not JSON after := ({error}): {text}") from error
 
 
-READERS: dict[str, Callable[[str], Any]] = {"=": str, "=@": _existing_file, ":=": _json_value}
+READERS: dict[str, Callable[[str], Any]] = {"=": str, "=@": _existing_path, ":=": _json_value}
 
 
 def parse_inputs(words: Iterable[str]) -> dict[str, Any]:
-    """Inputs by key; files are Path values. Raises ValueError that names the word and what is wrong."""
+    """Inputs by key; files and folders are Paths. Raises ValueError that names the word and what is wrong."""
     inputs: dict[str, Any] = {}
     for word in words:
         match = _WORD.fullmatch(word)
         if match is None:
-            raise ValueError(f"{word!r} is none of key=text, key=@local/file, key:=json")
+            raise ValueError(f"{word!r} is none of key=text, key=@local/path, key:=json")
         if match["key"] in inputs:
             raise ValueError(f"{match['key']} is given twice")
         inputs[match["key"]] = READERS[match["mark"]](match["text"])

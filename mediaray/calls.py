@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
@@ -12,8 +13,8 @@ from urllib.parse import quote, urljoin
 import httpx
 
 from mediaray.errors import ApiError
-from mediaray.steps import Emit, Flow, Request, send
-from mediaray.transfers import Download, FileBody, local_path, name_in_url
+from mediaray.steps import Emit, Flow, Request, send, work
+from mediaray.transfers import Download, FileBody, FolderProgress, files_below, local_path, name_in_url
 from mediaray.transport import Patience, raise_for_error, with_retries
 from mediaray.values import (
     CANCELLED,
@@ -135,7 +136,25 @@ class Calls:
     def upload(
         self, path: Path, file_path: str | None, on_progress: TransferCallback | None
     ) -> Flow[RemoteFile]:
-        key = file_path or f"uploads/{uuid.uuid4().hex}/{path.name}"
+        """Of a folder every file; the answer then names the folder."""
+        is_folder = yield from work(path.is_dir)
+        name = path.resolve().name if is_folder else path.name  # the current folder is "." and has no name
+        key = file_path or f"uploads/{uuid.uuid4().hex}/{name}"
+        if is_folder:
+            return (yield from self._upload_folder(path.resolve(), key.rstrip("/"), on_progress))
+        return (yield from self._upload_file(path, key, on_progress))
+
+    def _upload_folder(
+        self, folder: Path, key: str, on_progress: TransferCallback | None
+    ) -> Flow[RemoteFile]:
+        files = yield from work(partial(files_below, folder))
+        progress = yield from work(partial(FolderProgress, folder, files, on_progress))
+        for path in files:
+            name = path.relative_to(folder).as_posix()
+            yield from self._upload_file(path, f"{key}/{name}", progress.show)
+        return RemoteFile(key, self._download_url(key), progress.total_bytes, "", folder.name)
+
+    def _upload_file(self, path: Path, key: str, on_progress: TransferCallback | None) -> Flow[RemoteFile]:
         headers = {
             "content-length": str(path.stat().st_size),
             "content-type": "application/octet-stream",
@@ -212,8 +231,11 @@ class Calls:
             return list(source.files or (yield from self.status(source.id)).files)
         if isinstance(source, RemoteFile):
             return [source]
-        url = source if "://" in source else f"{self.base_url}/v1/files/download/{quote(source)}"
+        url = source if "://" in source else self._download_url(source)
         return [RemoteFile(path=source, url=url, size_bytes=0, media_type="", name=name_in_url(url))]
+
+    def _download_url(self, key: str) -> str:
+        return f"{self.base_url}/v1/files/download/{quote(key)}"
 
     def _auth_for(self, url: str) -> dict[str, str]:
         """Our key, for our server only: a store's signed URL carries its own permission."""

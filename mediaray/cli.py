@@ -137,7 +137,8 @@ def submit(  # noqa: PLR0913, PLR0917 - each parameter is an option on the comma
 ) -> None:
     """Submit a task; prints its id.
 
-    Inputs: `key=text`, `key=@local/file` (uploaded first), `key:=json` (numbers, true, lists, objects).
+    Inputs: `key=text`, `key=@local/path` (a file or a folder, uploaded first), `key:=json` (numbers, true,
+    lists, objects).
 
     Example: mediaray submit ffmpeg.extract_audio video_path=@talk.mp4 sample_rate:=16000 --download out
     """
@@ -244,10 +245,10 @@ def retry(context: typer.Context, task_id: TaskId) -> None:
 @app.command()
 def upload(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A local file.")],
+    path: Annotated[Path, typer.Argument(exists=True, help="A local file or folder.")],
     file_path: Annotated[str | None, typer.Option("--as", metavar="KEY", help="Its object key.")] = None,
 ) -> None:
-    """Store a file on the server; prints its object key, which inputs can name."""
+    """Store a file, or all files of a folder, on the server; prints the key, which inputs can name."""
     with display.transfer_bars() as show:
         stored = context.obj.upload(path, file_path, on_progress=show)
     display.out.print(stored.path, markup=False)

@@ -140,7 +140,10 @@ class Client(Connection):
     def upload(
         self, path: Path | str, file_path: str | None = None, *, on_progress: TransferCallback | None = None
     ) -> RemoteFile:
-        """Store a local file under the object key `file_path` (default: a new unique one)."""
+        """Store a local file under the object key `file_path` (default: a new unique one).
+
+        Of a folder every file below it is stored below that key, which inputs then name as the folder.
+        """
         return self._driver.run(self._calls.upload(Path(path), file_path, on_progress))
 
     def delete_file(self, file_path: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from mediaray.events import LogLines, StatusChange, TaskEnd, TaskEvent
 from mediaray.values import (
@@ -159,12 +162,36 @@ def print_task(view: TaskView) -> None:
         out.print(escape(f"  file {file.path} ({file.size_bytes} bytes)"))
 
 
-def print_models(models: Iterable[ModelView]) -> None:
-    table = Table("task", "engine", "ready", "missing", box=None)
+def print_models(models: Sequence[ModelView]) -> None:
+    """What runs each task; below, why some cannot run, and dimmed what the engines they prefer lack."""
+    table = Table("task", "engine", "ready", box=None)
     for model in models:
         ready = "[green]yes[/]" if model.is_ready else "[red]no[/]"
-        table.add_row(escape(model.name), escape(model.engine), ready, escape("; ".join(model.missing)))
-    _print_table(table)
+        table.add_row(escape(model.name), escape(model.engine), ready)
+    _print(table)
+    lacking = [(model.name, text) for model in models if not model.is_ready for text in model.missing]
+    _print_notes("Not ready:", lacking, "default")
+    optional = [note for model in models if model.is_ready for note in _preferred_engines(model)]
+    _print_notes("Optional, as these run already; the engines they prefer lack:", optional, "dim")
+
+
+def _preferred_engines(model: ModelView) -> Iterator[tuple[str, str]]:
+    """The engines that would go before the one that runs, and what each lacks."""
+    for engine in takewhile(lambda engine: engine.name != model.engine, model.engines):
+        lacks = engine.missing or (("a GPU",) if engine.needs_gpu else ())
+        yield model.name, f"{engine.name} ({engine.kind} engine): {'; '.join(lacks)}"
+
+
+def _print_notes(title: str, notes: Iterable[tuple[str, str]], style: str) -> None:
+    """One paragraph for each text, which names all tasks that it is about."""
+    tasks: dict[str, list[str]] = {}
+    for task, text in notes:
+        tasks.setdefault(text, []).append(task)
+    if tasks:
+        _print(Text(f"\n{title}", style))
+    for text, names in tasks.items():
+        _print(Padding(Text(", ".join(names), style), (0, 0, 0, 2), expand=False))
+        _print(Padding(Text(text, style), (0, 0, 0, 4), expand=False))
 
 
 def print_tasks(views: Iterable[TaskView]) -> None:
@@ -172,7 +199,7 @@ def print_tasks(views: Iterable[TaskView]) -> None:
     for view in views:
         status = f"[{COLOURS.get(view.status, 'default')}]{view.status}[/]"
         table.add_row(escape(view.id), escape(view.name), status, view.created_at, escape(view.message))
-    _print_table(table)
+    _print(table)
 
 
 def print_deliveries(deliveries: Iterable[Delivery]) -> None:
@@ -182,13 +209,13 @@ def print_deliveries(deliveries: Iterable[Delivery]) -> None:
         outcome = f"{last.at} {last.status_code or last.error}" if last else ""
         cells = (str(delivery.number), delivery.status, escape(delivery.url), str(delivery.num_tries))
         table.add_row(*cells, escape(outcome), delivery.next_try_at)
-    _print_table(table)
+    _print(table)
 
 
-def _print_table(table: Table) -> None:
+def _print(shown: RenderableType) -> None:
     """Nothing is cut or folded where no terminal limits the width: other programs read it."""
     console = out if out.is_terminal else Console(width=LONGEST_LINE_CHARS, highlight=False)
-    console.print(table)
+    console.print(shown, soft_wrap=False)
 
 
 def complain(message: str, next_step: str = "") -> None:

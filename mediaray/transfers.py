@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,35 @@ def local_path(name: str, folder: Path) -> Path:
 def name_in_url(url: str) -> str:
     """The last path segment of a URL, decoded."""
     return PurePosixPath(unquote(httpx.URL(url).path)).name
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file at any depth, ordered by name. Raises OSError where there is none, or an empty one."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, "the folder has no files", str(folder))
+    for path in files:
+        if path.stat().st_size == 0:
+            raise OSError(errno.EINVAL, "the server takes no empty files", str(path))
+    return files
+
+
+class FolderProgress:
+    """Tells the progress of files that move one after the other as that of one folder."""
+
+    def __init__(self, folder: Path, files: Iterable[Path], on_progress: TransferCallback | None) -> None:
+        self._name = folder.name
+        self._on_progress = on_progress
+        self._before_bytes = 0
+        self.total_bytes = sum(path.stat().st_size for path in files)
+
+    def show(self, transfer: Transfer) -> None:
+        if self._on_progress:
+            self._on_progress(
+                Transfer(self._name, self._before_bytes + transfer.done_bytes, self.total_bytes)
+            )
+        if transfer.done_bytes == transfer.total_bytes:
+            self._before_bytes += transfer.done_bytes
 
 
 class FileBody:

@@ -86,14 +86,28 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineView:
+    """An engine of a model; `missing` names absent weights, packages and servers, each with what to do."""
+
+    name: str
+    kind: str
+    needs_gpu: bool
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model of the server: the engine that would run now, and what is missing for a better one."""
+    """A model of the server: the engine that would run now, and what its engines lack.
+
+    `engines` are in order of preference: a model that is ready may lack a better one.
+    """
 
     name: str
     service: str
     engine: str
     is_ready: bool
     missing: tuple[str, ...]
+    engines: tuple[EngineView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +187,27 @@ def _eta(answer: Any) -> dict[str, float | None]:
 
 
 def model_view(answer: Mapping[str, Any]) -> ModelView:
-    missing = answer.get("missing") or ()
     return ModelView(
         name=str(answer["name"]),
         service=str(answer.get("service") or str(answer["name"]).partition(".")[0]),
         engine=str(answer.get("engine") or ""),
         is_ready=bool(answer.get("ready")),
-        missing=(missing,) if isinstance(missing, str) else tuple(str(item) for item in missing),
+        missing=_texts(answer.get("missing")),
+        engines=tuple(_engine_view(item) for item in answer.get("engines") or ()),
     )
+
+
+def _engine_view(answer: Mapping[str, Any]) -> EngineView:
+    return EngineView(
+        name=str(answer["name"]),
+        kind=str(answer.get("kind") or ""),
+        needs_gpu=bool(answer.get("needs_gpu")),
+        missing=_texts(answer.get("missing")),
+    )
+
+
+def _texts(answer: Any) -> tuple[str, ...]:
+    return (answer,) if isinstance(answer, str) else tuple(str(item) for item in answer or ())
 
 
 def delivery_view(answer: Mapping[str, Any]) -> Delivery:

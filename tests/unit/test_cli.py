@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mediaray import LogLines, Progress, ProgressChange, StatusChange, TaskEnd, TaskView, cli, display
 from mediaray.arguments import parse_inputs
+from mediaray.values import model_view
 from tests.client_server import World, serving
 
 CREATED = {"task_id": "t-1", "status": "pending", "message": ""}
@@ -70,6 +71,18 @@ def test_submit_prints_the_id_alone_and_types_its_inputs(run, world, tmp_path):
     assert world.seen[-1].headers["authorization"] == "Bearer secret"
 
 
+def test_a_folder_goes_like_a_file(run, world, tmp_path):
+    world.script("POST", "/v1/tasks", CREATED)
+    folder = tmp_path / "frames"
+    (folder / "more").mkdir(parents=True)
+    (folder / "more" / "1.jpg").write_bytes(b"jpeg")
+    assert run("submit", "x.y", f"keyframe_dir=@{folder}/").exit_code == 0
+    key = world.seen_on("POST", "/v1/tasks")[0].json["input_data"]["keyframe_dir"]
+    assert world.files[f"{key}/more/1.jpg"] == b"jpeg"
+    assert run("upload", folder, "--as", "videos/frames").stdout == "videos/frames\n"
+    assert world.files["videos/frames/more/1.jpg"] == b"jpeg"
+
+
 def test_submit_waits_and_downloads(run, world, tmp_path):
     world.script("POST", "/v1/tasks", CREATED)
     world.status("t-1", {"status": "pending"}, {"status": "running", "progress": {"fraction": 0.5}}, DONE)
@@ -83,7 +96,7 @@ def test_submit_waits_and_downloads(run, world, tmp_path):
     ("word", "complaint"),
     [
         pytest.param("novalue", "none of key=text", id="no separator"),
-        pytest.param("a=@/no/such/file", "no such file", id="file missing"),
+        pytest.param("a=@/no/such/file", "no such file or folder", id="file missing"),
         pytest.param("a:={", "not JSON", id="bad JSON"),
         pytest.param("b=2", "given twice", id="twice"),
     ],
@@ -217,15 +230,67 @@ def test_download_of_a_task_without_files_says_so(run, world, tmp_path):
     assert "no files" in result.stderr
 
 
-def test_models_tells_engine_readiness_and_what_is_missing(run, world):
-    rows = [
-        {"name": "flashvsr.upscale_video", "engine": "embedded", "ready": True, "missing": ["a.safetensors"]},
-        {"name": "indextts.generate_speech", "engine": "", "ready": False, "missing": []},
+NO_WEIGHTS = "weights are not installed: put model.bin, vocabulary.* into MEDIARAY_MODELS_DIR/asr/large-v3"
+NO_CHAT = "no chat server is set: MEDIARAY_CHAT_URL names the one to ask"
+
+
+def row(name: str, *engines: tuple[str, str, list[str]], needs_gpu: bool = False) -> dict[str, object]:
+    """A model as the server shows it: its last engine runs, unless that lacks something, too."""
+    shown = [
+        {"name": name, "kind": kind, "missing": lacks, "needs_gpu": needs_gpu and kind == "full"}
+        for name, kind, lacks in engines
     ]
-    world.script("GET", "/v1/models", {"models": rows})
-    lines = run("models").stdout.splitlines()
-    assert lines[1].split() == ["flashvsr.upscale_video", "embedded", "yes", "a.safetensors"]
-    assert lines[2].split() == ["indextts.generate_speech", "no"]
+    ready = not engines[-1][2]
+    missing = [text for _, _, lacks in engines for text in lacks]
+    engine = engines[-1][0] if ready else None
+    return {"name": name, "engine": engine, "ready": ready, "missing": missing, "engines": shown}
+
+
+MODELS = [
+    *(row(f"ffmpeg.job_number_{number}", ("ffmpeg", "full", [])) for number in range(6)),
+    row("faster_whisper.transcribe_audio", ("large-v3", "full", [NO_WEIGHTS]), ("base", "embedded", [])),
+    row("wservice.correct_subtitles", ("chat", "full", [NO_CHAT]), ("rules", "embedded", [])),
+    row("wservice.ai_optimize_subtitles", ("chat", "full", [NO_CHAT]), ("rules", "embedded", [])),
+    row("flashvsr.upscale_video", ("flashvsr", "full", []), ("lanczos", "embedded", []), needs_gpu=True),
+    row("hallo2.animate_portrait", ("hallo2", "full", ["no [weights] here"])),
+    row("text_to_video.generate_video", ("wan", "full", ["no [weights] here"])),
+]
+
+
+def test_models_tells_which_engine_runs_and_then_what_others_lack(run, world):
+    world.script("GET", "/v1/models", {"models": MODELS})
+    table, not_ready, optional = run("models").stdout.split("\n\n")
+    rows = [line.split() for line in table.splitlines()]
+    assert rows[:2] == [["task", "engine", "ready"], ["ffmpeg.job_number_0", "ffmpeg", "yes"]]
+    assert rows[7:9] == [
+        ["faster_whisper.transcribe_audio", "base", "yes"],
+        ["wservice.correct_subtitles", "rules", "yes"],
+    ]
+    assert rows[-1] == ["text_to_video.generate_video", "no"]
+    assert not_ready.splitlines() == [
+        "Not ready:",
+        "  hallo2.animate_portrait, text_to_video.generate_video",
+        "    no [weights] here",
+    ]
+    assert optional.splitlines() == [
+        "Optional, as these run already; the engines they prefer lack:",
+        "  faster_whisper.transcribe_audio",
+        f"    large-v3 (full engine): {NO_WEIGHTS}",
+        "  wservice.correct_subtitles, wservice.ai_optimize_subtitles",
+        f"    chat (full engine): {NO_CHAT}",
+        "  flashvsr.upscale_video",
+        "    flashvsr (full engine): a GPU",
+    ]
+
+
+def test_on_a_terminal_of_80_columns_models_are_folded_not_cut(monkeypatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80, soft_wrap=True)
+    monkeypatch.setattr(display, "out", screen)
+    display.print_models([model_view(shown) for shown in MODELS])
+    text = screen.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert len([line for line in text.splitlines() if line.split()[-1:] in (["yes"], ["no"])]) == len(MODELS)
+    assert f"large-v3 (full engine): {NO_WEIGHTS}" in " ".join(text.split())
 
 
 def test_list_is_a_table_that_nothing_cuts(run, world):

@@ -400,3 +400,43 @@ def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     world.script("GET", "/v1/models", {"models": []})
     with connect(url, retry_s=0) as client:
         assert client.models() == []
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """A folder with a folder in it."""
+    for name in ("帧 1.jpg", "more/2.jpg"):
+        path = tmp_path / "my frames" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "my frames"
+
+
+def test_a_folder_as_an_input_is_uploaded_whole_and_named_by_its_key(client, world, frames):
+    world.script("POST", "/v1/tasks", CREATED)
+    client.submit("paddleocr.perform_ocr", {"keyframe_dir": frames})
+    key = world.seen_on("POST", "/v1/tasks")[0].json["input_data"]["keyframe_dir"]
+    assert (key.split("/")[0], key.split("/")[2:]) == ("uploads", ["my frames"])
+    assert world.files == {f"{key}/帧 1.jpg": "帧 1.jpg".encode(), f"{key}/more/2.jpg": b"more/2.jpg"}
+
+
+def test_a_folder_moves_under_one_name_and_is_told_as_one(client, world, url, frames, monkeypatch):
+    told: list[Transfer] = []
+    monkeypatch.chdir(frames)
+    stored = client.upload(".", "videos/frames/", on_progress=told.append)
+    assert sorted(world.files) == ["videos/frames/more/2.jpg", "videos/frames/帧 1.jpg"]
+    assert (stored.path, stored.name, stored.size_bytes) == ("videos/frames", "my frames", 19)
+    assert stored.url == f"{url}/v1/files/download/videos/frames"
+    assert told == [Transfer("my frames", done, 19) for done in (10, 19)]
+
+
+@pytest.mark.parametrize(("name", "words"), [(None, "no files"), ("empty.jpg", "no empty files")])
+def test_a_folder_that_the_server_would_refuse_is_refused_here(client, world, tmp_path, name, words):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    if name:
+        (folder / name).touch()
+    with pytest.raises(OSError, match=words) as caught:
+        client.submit("x.y", {"folder": folder})
+    assert caught.value.filename == str(folder / name if name else folder)
+    assert world.seen == []
