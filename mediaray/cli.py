@@ -137,8 +137,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each parameter is an option on the comma
 ) -> None:
     """Submit a task; prints its id.
 
-    Inputs: `key=text`, `key=@local/path` (a file or a folder, uploaded first), `key:=json` (numbers, true,
-    lists, objects).
+    Inputs: `key=text`, `key=@local/path` (file or folder, uploaded first), `key:=json` (numbers, lists, …).
 
     Example: mediaray submit ffmpeg.extract_audio video_path=@talk.mp4 sample_rate:=16000 --download out
     """

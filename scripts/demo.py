@@ -1,4 +1,4 @@
-"""The demo: a private server, two tasks over HTTP, their files under demo-output/."""
+"""The demo: a private server, a few tasks over HTTP, their files under demo-output/."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import av
@@ -27,8 +27,21 @@ SAMPLES = ROOT / "samples"
 OUTPUT = ROOT / "demo-output"
 READY_S = 120.0
 PREVIEW_HEIGHT_PX = 576
+SHOWN_CUES = 4
 
 console = Console()
+
+
+Results = dict[str, dict[str, Any]]
+"""What tasks answered, by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """An input that is a value of an earlier task's result."""
+
+    task: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +52,38 @@ class Job:
     inputs: dict[str, Any]
 
 
+TRANSCRIBE, DIARISE = "faster_whisper.transcribe_audio", "pyannote_audio.diarize_speakers"
+SUBTITLES = "wservice.generate_subtitle_files"
+SENTENCE = "Every task that this server accepts is on disk before you hear of it."
 JOBS = (
     Job("flashvsr.upscale_video", {"video_path": SAMPLES / "carphone_pristine.mp4", "scale": 4.0}),
     Job("ffmpeg.extract_audio", {"video_path": SAMPLES / "bigbuckbunny.mp4", "audio_format": "wav"}),
+    Job(TRANSCRIBE, {"audio_path": SAMPLES / "conversation.wav", "language": "en"}),
+    Job(DIARISE, {"audio_path": SAMPLES / "conversation.wav"}),
+    Job(
+        SUBTITLES,
+        {
+            "segments_file": From(TRANSCRIBE, "segments_file"),
+            "diarization_file": From(DIARISE, "diarization_file"),
+            "output_filename": "conversation",
+        },
+    ),
+    Job("indextts.generate_speech", {"text": SENTENCE, "language": "en"}),
 )
 
 
 def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
-    table = Table("task", "engine", "seconds", Column("file", overflow="fold"))
+    table = Table("task", "engine", "seconds", Column("files", overflow="fold"))
+    results: Results = {}
     with server() as url, Client(url) as client:
         for job in JOBS:
-            table.add_row(*run(client, job))
+            table.add_row(*run(client, job, results))
     upscaled = next(OUTPUT.glob("carphone*.mp4"))
     before_after(SAMPLES / "carphone_pristine.mp4", upscaled, OUTPUT / "before-after.png")
     console.print(table)
     console.print(f"before and after, side by side: {(OUTPUT / 'before-after.png').relative_to(ROOT)}")
+    show_subtitles(OUTPUT / PurePosixPath(results[SUBTITLES]["subtitle_files"]["with_speakers"]).name)
     return 0
 
 
@@ -96,11 +125,15 @@ def is_ready(url: str) -> bool:
     return False
 
 
-def run(client: Client, job: Job) -> tuple[str, str, str, str]:
-    """Submit, watch, download; a row of the table."""
+def run(client: Client, job: Job, results: Results) -> tuple[str, str, str, str]:
+    """Submit, watch, download; a row of the table. `results` are those of the tasks so far."""
     begin_s = time.monotonic()
+    inputs = {
+        name: results[value.task][value.name] if isinstance(value, From) else value
+        for name, value in job.inputs.items()
+    }
     with console.status(job.task) as status:
-        task = client.submit(job.task, job.inputs)
+        task = client.submit(job.task, inputs)
 
         def show(progress: Any) -> None:
             share = "" if progress.fraction is None else f" {progress.fraction:.0%}"
@@ -108,10 +141,20 @@ def run(client: Client, job: Job) -> tuple[str, str, str, str]:
 
         done = client.wait(task.id, on_progress=show)
         seconds = time.monotonic() - begin_s
-        files = client.download(done, OUTPUT)
-    engine = done.result["engine"]
-    names = ", ".join(str(file.relative_to(ROOT)) for file in files)
+        files = client.download(done, f"{OUTPUT}/")
+    results[job.task] = done.result or {}
+    engine = results[job.task]["engine"]
+    names = "\n".join(str(file.relative_to(ROOT)) for file in files)
     return job.task, f"{engine['name']} ({engine['kind']})", f"{seconds:.1f}", names
+
+
+def show_subtitles(path: Path) -> None:
+    """The first lines of an SRT file."""
+    console.print(f"\nthe beginning of {path.relative_to(ROOT)}, which says who speaks:")
+    cues = path.read_text(encoding="utf-8").split("\n\n")[:SHOWN_CUES]
+    for cue in cues:
+        _, span, *lines = cue.splitlines()
+        console.print(f"  {span.partition(' --> ')[0]}  {' '.join(lines)}", markup=False, highlight=False)
 
 
 def before_after(before: Path, after: Path, output: Path) -> None:
