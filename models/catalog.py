@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from models.engine import ModelSpec
-from models.zoo import audio_separator, diagnostics, ffmpeg, flashvsr, hallo2, text_to_video
+from models.zoo import (
+    audio_separator,
+    diagnostics,
+    ffmpeg,
+    flashvsr,
+    hallo2,
+    pyannote_audio,
+    text_to_video,
+)
 
 MODELS: tuple[ModelSpec, ...] = (
     *ffmpeg.MODELS,
     *audio_separator.MODELS,
+    *pyannote_audio.MODELS,
     *flashvsr.MODELS,
     *hallo2.MODELS,
     *text_to_video.MODELS,
