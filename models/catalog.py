@@ -13,12 +13,14 @@ from models.zoo import (
     hallo2,
     pyannote_audio,
     text_to_video,
+    wservice,
 )
 
 MODELS: tuple[ModelSpec, ...] = (
     *ffmpeg.MODELS,
     *audio_separator.MODELS,
     *pyannote_audio.MODELS,
+    *wservice.MODELS,
     *flashvsr.MODELS,
     *hallo2.MODELS,
     *text_to_video.MODELS,

@@ -1,10 +1,13 @@
-"""Subtitle files as cues: who says what from when to when. Reads SRT and transcript JSON."""
+"""Subtitle files as cues: who says what from when to when. Reads SRT, WebVTT, ASS and transcript JSON."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +15,7 @@ import pysubs2
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from models.engine import InvalidInput
+from models.timed_text import blocks, lines_of
 
 MAX_FILE_BYTES = 64 << 20
 _ENCODINGS = ("utf-8-sig", "gb18030")  # gb18030 is what Chinese subtitle tools write without UTF-8
@@ -20,6 +24,18 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _STAMP = r"\d{1,2}:\d{1,2}:\d{1,2}[.,]\d{1,3}"
 _TIMING_LINE = re.compile(rf"\s*{_STAMP}\s*-->\s*{_STAMP}(\s.*)?")
 _SPEAKER = re.compile(r"\[?(speaker[ _-]?\w+)(?:\]\s*[:：]?|\s*[:：])\s*(.*)", re.IGNORECASE | re.DOTALL)
+_VTT_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
+_VTT_TAG = re.compile(r"</?[a-z0-9:.][^>]*>", re.IGNORECASE)
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class CueFormat(StrEnum):
+    """What a subtitle file is written in."""
+
+    SRT = "srt"
+    VTT = "vtt"
+    ASS = "ass"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +62,26 @@ _ENTRIES = TypeAdapter(list[_Entry])
 
 
 def read_cues(path: Path, field: str) -> tuple[Cue, ...]:
-    """The cues of an SRT file, or of JSON: a list of entries, or an object with `segments`.
+    """The cues of an SRT, WebVTT or ASS file, or of JSON: a list of entries, or an object with `segments`.
 
     The content decides which, not the name. Raises InvalidInput naming the entry that is malformed.
     """
-    text = _text_of(path, field)
-    return _from_json(text, field) if text.lstrip()[:1] in {"[", "{"} else _from_srt(text, field)
+    text = read_text(path, field)
+    return _READERS[format_of(text)](text, field)
 
 
-def _text_of(path: Path, field: str) -> str:
+def format_of(text: str) -> CueFormat:
+    """What a text is written in, by its first characters; SRT has no mark of its own."""
+    start = text.lstrip()
+    if start[:1] in {"[", "{"} and not start.lower().startswith("[script info]"):
+        return CueFormat.JSON
+    if start.startswith("WEBVTT"):
+        return CueFormat.VTT
+    return CueFormat.ASS if start.lower().startswith("[script info]") else CueFormat.SRT
+
+
+def read_text(path: Path, field: str) -> str:
+    """The content of a text file in the encodings that subtitles have; raises InvalidInput."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InvalidInput(f"{field} is larger than {MAX_FILE_BYTES >> 20} MiB", field=field)
     content = path.read_bytes()
@@ -66,25 +93,47 @@ def _text_of(path: Path, field: str) -> str:
     raise InvalidInput(f"{field} is not a text file; save it as UTF-8", field=field)
 
 
-def _from_json(text: str, field: str) -> tuple[Cue, ...]:
+def read_json(text: str, field: str) -> Any:
+    """The value; half characters, which JSON can spell and no file can hold, are replaced."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{field} is not valid JSON: {error}", field=field) from error
-    rows = content.get("segments") if isinstance(content, dict) else content
+    return content if "\\u" not in text else _whole_characters(content)
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return _LONE_SURROGATES.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
+    return value
+
+
+def rows_of(content: Any, field: str, key: str = "segments") -> list[Any]:
+    """The entries of a JSON file: the list itself, or the list under `key`."""
+    rows = content.get(key) if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise InvalidInput(f'{field}: a list, or an object with a list "segments", is expected', field=field)
+        raise InvalidInput(f'{field}: a list, or an object with a list "{key}", is expected', field=field)
+    return rows
+
+
+def _from_json(text: str, field: str) -> tuple[Cue, ...]:
+    rows = rows_of(read_json(text, field), field)
     try:
         entries = _ENTRIES.validate_python(rows)
     except ValidationError as error:
-        raise InvalidInput(_first_problem(error, field), field=field) from error
+        raise InvalidInput(first_problem(error, field), field=field) from error
     return tuple(
         Cue(number, entry.start, entry.end, entry.text.strip(), entry.speaker)
         for number, entry in enumerate(entries, start=1)
     )
 
 
-def _first_problem(error: ValidationError, field: str) -> str:
+def first_problem(error: ValidationError, field: str) -> str:
+    """The first malformed entry, by its number, and what is wrong with it."""
     problem = error.errors(include_url=False)[0]
     index, *rest = problem["loc"]
     where = ".".join(str(part) for part in rest)
@@ -122,3 +171,39 @@ def _with_speaker(number: int, start_s: float, end_s: float, text: str) -> Cue:
     if found is None:
         return Cue(number, start_s, end_s, text)
     return Cue(number, start_s, end_s, found[2].strip(), found[1])
+
+
+def _from_vtt(text: str, field: str) -> tuple[Cue, ...]:
+    """pysubs2 drops voices and takes comments for text, so the blocks are read here."""
+    lines = lines_of(text)
+    return tuple(
+        _with_voice(block.number, block.start_s, block.end_s, "\n".join(lines[block.first : block.stop]))
+        for block in blocks(lines, field, is_vtt=True)
+    )
+
+
+def _with_voice(number: int, start_s: float, end_s: float, text: str) -> Cue:
+    voice = _VTT_VOICE.search(text)
+    plain = html.unescape(_VTT_TAG.sub("", text)).strip()
+    if voice is None:
+        return _with_speaker(number, start_s, end_s, plain)
+    return Cue(number, start_s, end_s, plain, html.unescape(voice[1]).strip())
+
+
+def _from_ass(text: str, field: str) -> tuple[Cue, ...]:
+    try:
+        events: Any = pysubs2.SSAFile.from_string(text, format_="ass").get_text_events()
+    except (ValueError, pysubs2.Pysubs2Error) as error:
+        raise InvalidInput(f"{field} is not a readable ASS file: {error}", field=field) from error
+    return tuple(
+        Cue(number, event.start / 1000, event.end / 1000, event.plaintext.strip(), event.name or None)
+        for number, event in enumerate(events, start=1)
+    )
+
+
+_READERS: dict[CueFormat, Callable[[str, str], tuple[Cue, ...]]] = {
+    CueFormat.JSON: _from_json,
+    CueFormat.SRT: _from_srt,
+    CueFormat.VTT: _from_vtt,
+    CueFormat.ASS: _from_ass,
+}

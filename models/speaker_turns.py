@@ -1,0 +1,163 @@
+"""Who speaks when, and which word is whose."""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from models.cues import first_problem, read_json, read_text, rows_of
+from models.engine import InvalidInput
+from models.script import SENTENCE_END, ends_with
+from models.segments_file import Moment, Segment, Word
+
+NEAR_S = 0.5  # a word outside all turns belongs to the nearest one within this
+_CLIP_S = 0.4  # recognisers begin the word after a pause too early, by up to this much
+_MIN_WORD_S = 0.05
+_MAJORITY = 2 / 3
+_MAX_ODD_WORDS = 2
+_TOUCH_S = 0.15
+_MAX_NAME_CHARS = 64
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029,;<>\[\]{}\\]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Somebody speaks."""
+
+    start_s: float
+    end_s: float
+    speaker: str
+
+
+class _Row(BaseModel):
+    start: Moment
+    end: Moment
+    speaker: Annotated[str, Field(min_length=1)]
+
+
+_ROWS = TypeAdapter(list[_Row])
+
+
+def read_turns(path: Path, field: str) -> tuple[Turn, ...]:
+    """Turns of a diarization file: `exclusive` (where nobody speaks over another) before `segments`.
+
+    Raises InvalidInput naming the entry that is malformed.
+    """
+    content = read_json(read_text(path, field), field)
+    key = "exclusive" if isinstance(content, dict) and content.get("exclusive") else "segments"
+    try:
+        rows = _ROWS.validate_python(rows_of(content, field, key))
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error, field), field=field) from error
+    for number, row in enumerate(rows, start=1):
+        if row.end < row.start:
+            raise InvalidInput(f"{field}: entry {number}: ends before it starts", field=field)
+    turns = (Turn(row.start, row.end, plain_name(row.speaker)) for row in rows)
+    return tuple(sorted(turns, key=lambda turn: (turn.start_s, turn.end_s)))
+
+
+def plain_name(name: str) -> str:
+    """A speaker's name without what subtitle formats take for their own."""
+    return " ".join(_UNSAFE.sub(" ", name).split())[:_MAX_NAME_CHARS].strip() or "unknown"
+
+
+def with_speakers(segments: Iterable[Segment], turns: Sequence[Turn]) -> tuple[Segment, ...]:
+    """The segments with each word given to whom it overlaps most, or to the nearest within 0.5 s.
+
+    The borders of turns are a little off: words at an end of a sentence that touch the turn of the speaker
+    of the rest are that speaker's. A word that reaches into the silence before its turn begins with the turn.
+    """
+    desk = _Desk(turns)
+    return tuple(replace(part, words=tuple(_claimed(part.words, desk))) for part in segments)
+
+
+def _claimed(words: Sequence[Word], desk: _Desk) -> Iterator[Word]:
+    for sentence in _sentences(words):
+        speakers = _settled(sentence, [desk.speaker(word) for word in sentence], desk)
+        yield from (desk.claim(word, name) for word, name in zip(sentence, speakers, strict=True))
+
+
+def _sentences(words: Sequence[Word]) -> Iterator[list[Word]]:
+    """Stretches up to the end of a sentence, or a pause."""
+    sentence: list[Word] = []
+    for word in words:
+        if sentence and word.start_s - sentence[-1].end_s >= NEAR_S:
+            yield sentence
+            sentence = []
+        sentence.append(word)
+        if ends_with(word.text, SENTENCE_END):
+            yield sentence
+            sentence = []
+    if sentence:
+        yield sentence
+
+
+def _settled(words: Sequence[Word], speakers: list[str | None], desk: _Desk) -> list[str | None]:
+    """The speakers, where one or two odd words at an end go with the rest if they touch its turns."""
+    name, votes = Counter(speakers).most_common(1)[0]
+    if name is None or votes < _MAJORITY * len(words):
+        return speakers
+    odd = [at for at, speaker in enumerate(speakers) if speaker != name]
+    ends = {*range(_MAX_ODD_WORDS), *range(len(words) - _MAX_ODD_WORDS, len(words))}
+    mends = {at for at in odd if at in ends and desk.distance_s(words[at], name) <= _TOUCH_S}
+    return [name if at in mends else speaker for at, speaker in enumerate(speakers)]
+
+
+class _Desk:
+    """Finds turns by time; turns may overlap."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self._starts = [turn.start_s for turn in turns]
+        self._latest_ends: list[float] = list(accumulate((turn.end_s for turn in turns), max))
+
+    def speaker(self, word: Word) -> str | None:
+        turn = max(self._near(word), key=lambda turn: (_overlap_s(word, turn), -turn.start_s), default=None)
+        return turn.speaker if turn else None
+
+    def distance_s(self, word: Word, speaker: str) -> float:
+        """From the word to the nearest turn of a speaker; 0 where they overlap."""
+        near = (_overlap_s(word, turn) for turn in self._near(word) if turn.speaker == speaker)
+        return max(0.0, -max(near, default=-math.inf))
+
+    def claim(self, word: Word, speaker: str | None) -> Word:
+        """The word as the speaker's, without what of it lies before anybody speaks."""
+        near = self._near(word)
+        start_s = min((turn.start_s for turn in near if turn.speaker == speaker), default=word.start_s)
+        is_early = word.start_s < start_s <= min(word.start_s + _CLIP_S, word.end_s - _MIN_WORD_S)
+        is_silence = not any(turn.start_s < start_s and turn.end_s > word.start_s for turn in near)
+        return replace(word, speaker=speaker, start_s=start_s if is_early and is_silence else word.start_s)
+
+    def _near(self, word: Word) -> list[Turn]:
+        found = []
+        index = bisect_left(self._starts, word.end_s + NEAR_S) - 1
+        while index >= 0 and self._latest_ends[index] > word.start_s - NEAR_S:
+            if self._turns[index].end_s > word.start_s - NEAR_S:
+                found.append(self._turns[index])
+            index -= 1
+        return found
+
+
+def _overlap_s(word: Word, turn: Turn) -> float:
+    """Seconds in common; negative is the distance."""
+    return min(word.end_s, turn.end_s) - max(word.start_s, turn.start_s)
+
+
+def summary(words_of_cues: Iterable[tuple[str | None, Sequence[Word], float]]) -> dict[str, dict[str, Any]]:
+    """Cues, words and spoken seconds of each speaker; words of nobody count as `unknown`."""
+    rows: dict[str, dict[str, Any]] = {}
+    for speaker, words, duration_s in words_of_cues:
+        row = rows.setdefault(speaker or "unknown", {"segments": 0, "words": 0, "duration": 0.0})
+        row["segments"] += 1
+        row["words"] += len(words)
+        row["duration"] = round(row["duration"] + duration_s, 3)
+    return rows

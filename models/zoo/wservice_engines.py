@@ -1,0 +1,37 @@
+"""Who corrects texts: the operator's chat server, or the rules that need nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from models.engine import Engine, EngineKind, EngineSpec, Resources
+
+if TYPE_CHECKING:
+    from models.chat import Chat
+
+CHAT_ENDPOINT = "chat"
+
+
+class CorrectingEngine(Engine):
+    """Corrects by `chat` once a server is loaded; without one, by rules."""
+
+    chat: Chat | None = None
+
+    def load(self, resources: Resources) -> None:
+        endpoint = resources.endpoints.get(CHAT_ENDPOINT)
+        if endpoint is None:
+            return
+        from models.chat import Chat
+
+        self.chat = Chat(endpoint.url, endpoint.model, endpoint.api_key)
+
+
+def correcting_engines(make: Callable[[], CorrectingEngine]) -> tuple[EngineSpec, ...]:
+    """Both engines of a task; the licence is that of the client, a server's model has its own."""
+    return (
+        EngineSpec(
+            name="chat", kind=EngineKind.FULL, make=make, packages=("openai",), endpoint=CHAT_ENDPOINT
+        ),
+        EngineSpec(name="rules", kind=EngineKind.EMBEDDED, make=make),
+    )
