@@ -1,0 +1,124 @@
+"""Text to the phonemes that the Kokoro and Piper networks were trained on: English and Mandarin.
+
+English is read by espeak-ng, with the signs of misaki where Kokoro has its own; Mandarin by misaki's table of
+pinyin over words that jieba cuts.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import jieba  # type: ignore[import-untyped]  # it has no stubs
+from misaki.zh import ZHG2P
+
+from models import spoken_forms
+from models.espeak import Espeak
+from models.text_segments import ABBREVIATION, Script, runs
+
+_MARKS = ".!?,;:—…"
+_TAIL = re.compile(rf"[{_MARKS}][{_MARKS}\s\"'”’)\]}}»]*$")
+_FROM_ESPEAK = (  # longer ones first
+    *(("aɪ", "I"), ("aʊ", "W"), ("oʊ", "O"), ("eɪ", "A"), ("ɔɪ", "Y"), ("tʃ", "ʧ"), ("dʒ", "ʤ")),
+    *(("ɜː", "ɜɹ"), ("r", "ɹ"), ("ɚ", "əɹ"), ("ɐ", "ə"), ("ɾ", "T"), ("ʔ", "t"), ("ː", "")),
+)
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]+|[^\u3400-\u4dbf\u4e00-\u9fff]+")
+_CHINESE_MARKS = str.maketrans(
+    {
+        **dict.fromkeys("、", ","),
+        "。": ".",
+        **dict.fromkeys("《「『【〈", "“"),
+        **dict.fromkeys("》」』】〉", "”"),
+    }
+)
+
+
+class Phonemizer:
+    """Reads segments of text. One espeak-ng child process for all threads."""
+
+    def __init__(self, espeak: Espeak) -> None:
+        self._espeak = espeak
+        self._mandarin = _Mandarin()
+
+    def kokoro(self, segment: str, main: Script) -> str:
+        """The phonemes of a segment that is mostly in the script `main`, and may contain the other."""
+        text = spoken_forms.plain(segment).replace(
+            "°C", "摄氏度" if main is Script.HAN else " degrees Celsius"
+        )
+        said = [
+            self._mandarin(run.text) if run.script is Script.HAN else kokoro_signs(self.english(run.text))
+            for run in runs(text, main)
+        ]
+        return re.sub(r"\s+", " ", " ".join(said)).strip()
+
+    def english(self, segment: str) -> str:
+        """The IPA of English text, with the marks that end its clauses."""
+        clauses = self._espeak.clauses(spoken_forms.english(spoken_forms.plain(segment)))
+        return with_marks(clauses)
+
+
+def with_marks(clauses: Sequence[tuple[str, str]]) -> str:
+    """The IPA of clauses, each with the mark that ended it.
+
+    The text of a clause goes one character beyond its end, except that of the last.
+    """
+    said = []
+    for number, (text, ipa) in enumerate(clauses, start=1):
+        is_last = number == len(clauses)
+        said.append(ipa + _mark_of(text if is_last else text[:-1], is_last=is_last))
+    return " ".join(piece for piece in said if piece.strip(_MARKS + " "))
+
+
+def kokoro_signs(ipa: str) -> str:
+    """The IPA of espeak-ng in Kokoro's signs."""
+    for sign, ours in _FROM_ESPEAK:
+        ipa = ipa.replace(sign, ours)
+    return ipa
+
+
+def _mark_of(text: str, *, is_last: bool) -> str:
+    tail = _TAIL.search(text)
+    if tail is None or (not is_last and ABBREVIATION.search(text.rstrip())):
+        return ""
+    return tail.group()[0]
+
+
+class _Mandarin:
+    """jieba's words in misaki's phonemes. The dictionary (about 1 s) is read at the first text."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, text: str) -> str:
+        with self._lock:
+            tokenizer, to_ipa = self._reader
+        spoken = spoken_forms.chinese(text).translate(_CHINESE_MARKS)
+        said = (
+            " ".join(to_ipa(word) for word in tokenizer.cut(part)) if _is_han(part) else _spaced(part)
+            for part in _HAN.findall(spoken)
+        )
+        return "".join(said).replace("\u032f", "")
+
+    @cached_property
+    def _reader(self) -> tuple[Any, Any]:
+        """The tokenizer with jieba's dictionary, and the table.
+
+        Read from the package here: jieba's own loading trusts and writes a file of a known name in the folder
+        of temporary files.
+        """
+        tokenizer = jieba.Tokenizer()
+        tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+        tokenizer.initialized = True
+        return tokenizer, ZHG2P.word2ipa
+
+
+def _is_han(part: str) -> bool:
+    return "\u3400" <= part[0] <= "\u9fff"
+
+
+def _spaced(marks: str) -> str:
+    """Marks as they stand in Latin text."""
+    return re.sub(rf"\s*([{_MARKS}”)]+)\s*", r"\1 ", marks)
