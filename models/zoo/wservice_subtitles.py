@@ -46,7 +46,7 @@ class SubtitleInputs(BaseModel):
         description="Transcript JSON as faster_whisper.transcribe_audio writes it, or a list of"
         " {start, end, text, words} in seconds; words are optional.",
     )
-    diarization_file: Annotated[str, InputFile(MediaKind.FILE)] | None = Field(
+    diarization_file: Annotated[str | None, InputFile(MediaKind.FILE)] = Field(
         None,
         min_length=1,
         description="JSON of pyannote_audio.diarize_speakers, or a list of {start, end, speaker} in seconds.",

@@ -16,7 +16,15 @@ from pydantic import BaseModel, ValidationError
 from api.readiness import site_of
 from cluster.settings import Settings
 from models.catalog import CATALOG
-from models.engine import Endpoint, Engine, EngineKind, EngineSpec, ModelNotReady, ModelSpec, Resources
+from models.engine import (
+    Endpoint,
+    Engine,
+    EngineKind,
+    EngineSpec,
+    ModelNotReady,
+    ModelSpec,
+    Resources,
+)
 from models.site import Site, missing, ready_engine, resources_of
 from models.weights import ModelFolder, WeightFile
 from tests.api_client import serving
@@ -294,3 +302,10 @@ async def test_no_answer_and_no_log_shows_a_server_or_its_key(
     told = caplog.text + json.dumps([answer.text for answer in answers])
     assert KEY not in told
     assert "chat.internal" not in told
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_no_mark_of_a_file_input_hides_in_a_union(name: str) -> None:
+    """There it is not seen, and what a caller writes would be taken for a path on this machine."""
+    for field, info in CATALOG[name].inputs.model_fields.items():
+        assert "InputFile" not in repr(info.annotation), field
