@@ -7,12 +7,22 @@ from dataclasses import replace
 
 from api.edge import Edge
 from api.errors import BadRequest
-from api.submission import Draft
+from api.submission import Draft, validated
 from api.to_the_end import remove, run_to_the_end
 from api.uploads import copy
 from cluster import keys
 from cluster.errors import ArtifactNotFound, RegistryUnavailable
-from cluster.task import Task
+from cluster.task import Json, Task
+from models.engine import ModelSpec
+
+
+def kept_files(task: Task, model: ModelSpec, overrides: Json) -> dict[str, str]:
+    """The files of those inputs that `overrides` leave as they were, under whatever name they give them.
+
+    Raises BadRequest for inputs that are none of the model's.
+    """
+    old, new = (validated(model.inputs, inputs) for inputs in (task.inputs, task.inputs | overrides))
+    return {name: key for name, key in task.files.items() if getattr(old, name) == getattr(new, name)}
 
 
 async def record_retry(edge: Edge, draft: Draft, new_id: str, old_id: str) -> Task:

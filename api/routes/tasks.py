@@ -15,7 +15,7 @@ from api.dialects import TASKS
 from api.edge import edge_of, own_task
 from api.errors import BadRequest
 from api.health import redacted_url
-from api.retries import record_retry
+from api.retries import kept_files, record_retry
 from api.routing import direct_router, header_parameter, json_body, query_parameters
 from api.submission import Draft, check_task_id, idempotency_key
 from api.task_lists import ListQuery, cursor_after, list_values
@@ -185,7 +185,7 @@ async def retry_task(request: Request, task_id: str) -> Response:
         tenant=task.tenant,
         dialect=TASKS.name,
         priority=task.priority,
-        files={name: key for name, key in task.files.items() if name not in overrides},
+        files=kept_files(task, edge.submitter.model(task.name), overrides),
         is_fresh_id=True,
         callback_url=task.callback_url,
     )

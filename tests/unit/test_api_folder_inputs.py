@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 import pytest_asyncio
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from api.job_catalog import CatalogError, load_jobs
 from cluster import stored_folders
@@ -31,7 +31,9 @@ class Inputs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     frames: Annotated[str | None, InputFile(MediaKind.FOLDER)] = None
-    video: Annotated[str | None, InputFile(MediaKind.VIDEO)] = None
+    video: Annotated[str | None, InputFile(MediaKind.VIDEO)] = Field(
+        None, validation_alias=AliasChoices("video", "clip")
+    )
 
 
 loop = pytest.mark.asyncio(loop_scope="module")
@@ -215,6 +217,22 @@ async def test_a_retry_takes_the_folder_again_and_says_when_it_is_gone(tmp_path:
         server.storage.delete_prefix(f"{FRAMES}/")
         gone = await server.http.post("/v1/tasks/t/retry")
         assert (gone.status_code, gone.json()["error"]["code"]) == (400, "FILE_NOT_FOUND")
+
+
+@loop
+@pytest.mark.parametrize("name", ["video", "clip"])
+async def test_a_retry_with_another_file_takes_that_under_every_name_of_the_input(
+    tmp_path: Path, name: str
+) -> None:
+    async with having_made(tmp_path) as server:
+        await server.submit(inputs={name: "videos/in.mp4", "frames": FRAMES}, task_id="t")
+        await server.fail(await server.start())
+        await server.put("videos/other.mp4", VIDEO)
+        again = await server.http.post("/v1/tasks/t/retry", json={"input_data": {name: "videos/other.mp4"}})
+        assert await recorded(server, again) == {
+            "video": "files/acme/videos/other.mp4",
+            "frames": f"{FRAMES}/",
+        }
 
 
 @loop
