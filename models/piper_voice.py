@@ -6,6 +6,7 @@ Runs without noise, so that the same text is always the same sound.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from models.onnx_sessions import OnnxSession
+from models.text_segments import SENTENCE_PAUSE_S
 
 _START, _END, _PAD = "^", "$", "_"
+_SENTENCE = re.compile(r"\S.*?(?:[.!?…]+(?=\s|$)|$)")
 _NOISE, _NOISE_OF_DURATIONS = 0.0, 0.0
 
 
@@ -31,7 +34,14 @@ class Piper:
         self._session = OnnxSession(model, device=device, threads=threads)
 
     def speak(self, ipa: str, check: Callable[[], None]) -> np.ndarray:
-        """(L,) float32 of the IPA that espeak-ng makes of a text."""
+        """(L,) float32 of the IPA that espeak-ng makes of a text, a sentence at a time."""
+        pause = np.zeros(round(SENTENCE_PAUSE_S * self.rate_hz), np.float32)
+        blocks: list[np.ndarray] = []
+        for sentence in _SENTENCE.findall(ipa):
+            blocks += [*([pause] if blocks else []), self._spoken(sentence, check)]
+        return np.concatenate(blocks) if blocks else pause[:0]
+
+    def _spoken(self, ipa: str, check: Callable[[], None]) -> np.ndarray:
         signs = [sign for sign in unicodedata.normalize("NFD", ipa) if sign in self._ids]
         ids = [*self._ids[_START], *self._ids[_PAD]]
         for sign in signs:
