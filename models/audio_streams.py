@@ -1,11 +1,12 @@
 """Sound as a stream of samples in bounded memory: decode any file to blocks, encode blocks to a file.
 
-Samples are (C, L) float32, -1..1, unless a line says otherwise. Times are those of the file: silence stands
-where the sound starts late or has gaps, as in `audio_formats.resample_arguments`.
+Samples are (C, L) float32, -1..1, unless a line says otherwise. Times are those of the file, from 0 on:
+silence stands where the sound starts late or has gaps, as in `audio_formats.resample_arguments`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -26,6 +27,8 @@ _LOSSLESS: dict[AudioFormat, tuple[str, dict[str, str]]] = {  # codec, and optio
     AudioFormat.FLAC: ("flac", {}),
 }
 _LAYOUTS = {1: "mono", 2: "stereo"}
+_MAX_STEP_S = 10.0  # a longer step of the clock may be no gap but a new count; ffmpeg's dts_delta_threshold
+_MAX_FILLED_S = 1.0  # a longer gap is not left to the filter, which would make all of its silence at once
 
 
 def decode_audio(
@@ -56,6 +59,12 @@ def read_audio(
     """The whole sound, (C, L); for engines that need all of it at once. Raises InvalidInput."""
     blocks = list(decode_audio(path, rate_hz=rate_hz, channels=channels, block_s=30.0, check=check))
     return np.concatenate(blocks, axis=1) if blocks else np.zeros((channels, 0), np.float32)
+
+
+def stated_length_s(path: Path) -> float:
+    """The seconds that the container says it lasts; 0.0 where it does not say. Raises InvalidInput."""
+    with open_media(path) as container:
+        return container.duration / av.time_base if container.duration else 0.0
 
 
 class AudioWriter:
@@ -117,9 +126,9 @@ def _pieces(
     stream = main_audio(container)
     if stream is None:
         raise InvalidInput(f"{path.name} has no audio stream")
-    resampled = _Resampled(rate_hz, channels)
+    clock, resampled = _Clock(container), _Resampled(rate_hz, channels)
     for frame in _frames(container, stream, check):
-        yield from resampled.of(frame)
+        yield from resampled.of(frame, clock.time_of(frame))
     yield from resampled.rest()
 
 
@@ -141,21 +150,61 @@ def _frames(container: Any, stream: Any, check: Callable[[], None]) -> Iterator[
         yield from frames
 
 
+class _Clock:
+    """When frames sound, in seconds from the start of their file.
+
+    Files count from anywhere, and those that were joined start again. So a step of more than 10 s back, or
+    past the end that the file states, is a new count and no gap: the sound goes on there. In broadcasts,
+    whose count may jump at any moment, every step of more than 10 s is one.
+    """
+
+    def __init__(self, container: Any) -> None:
+        self._jumps = bool(container.format.flags & av.format.Flags.ts_discont.value)
+        length_s = container.duration / av.time_base if container.duration else math.inf
+        self._offset_s = -(container.start_time or 0) / av.time_base
+        self._gaps_end_s = length_s
+        self._next_s = 0.0
+
+    def time_of(self, frame: Any) -> float:
+        """Call it for each frame in turn; one without a time follows the one before."""
+        time_s = self._next_s
+        if frame.pts is not None:
+            told_s = float(frame.pts * frame.time_base)
+            if self._is_new_count(told_s + self._offset_s):
+                self._offset_s = self._next_s - told_s
+            time_s = told_s + self._offset_s
+        self._next_s = time_s + frame.samples / frame.sample_rate
+        self._gaps_end_s = 0.0 if self._jumps else self._gaps_end_s  # from the first frame on
+        return time_s
+
+    def _is_new_count(self, time_s: float) -> bool:
+        step_s = time_s - self._next_s
+        return step_s < -_MAX_STEP_S or (step_s > _MAX_STEP_S and time_s > self._gaps_end_s)
+
+
 class _Resampled:
-    """A filter graph on the clock of the file; made anew where a stream changes its form."""
+    """A filter graph on the clock of the file; made anew where the form changes, or after a long gap."""
 
     def __init__(self, rate_hz: int, channels: int) -> None:
         self._rate_hz = rate_hz
         self._channels = channels
+        self._made = 0  # samples, at rate_hz
+        self._end_s = 0.0  # of what was pushed
         self._form: tuple[int, str, str] | None = None
         self._graph: Any = None
         self._sink: Any = None
 
-    def of(self, frame: Any) -> Iterator[np.ndarray]:
+    def of(self, frame: Any, time_s: float) -> Iterator[np.ndarray]:
         form = (frame.sample_rate, frame.format.name, frame.layout.name)
-        if form != self._form:
+        is_far = time_s - self._end_s > _MAX_FILLED_S
+        if form != self._form or is_far:
             yield from self.rest()
-            self._open(frame, form, is_first=self._form is None)
+            if is_far:
+                yield from self._silence(time_s)
+            self._open(form)
+        frame.time_base = Fraction(1, frame.sample_rate)
+        frame.pts = round(time_s * frame.sample_rate)
+        self._end_s = time_s + frame.samples / frame.sample_rate
         self._graph.push(frame)
         yield from self._pulled()
 
@@ -165,20 +214,24 @@ class _Resampled:
             yield from self._pulled()
             self._graph = None
 
-    def _open(self, frame: Any, form: tuple[int, str, str], *, is_first: bool) -> None:
+    def _silence(self, until_s: float) -> Iterator[np.ndarray]:
+        while (lacking := round(until_s * self._rate_hz) - self._made) > 0:
+            size = min(lacking, self._rate_hz)
+            self._made += size
+            yield np.zeros((self._channels, size), np.float32)
+
+    def _open(self, form: tuple[int, str, str]) -> None:
         self._form = form
+        rate_hz, sample_format, layout = form
         graph = av.filter.Graph()
         source = graph.add_abuffer(
-            sample_rate=frame.sample_rate,
-            format=frame.format.name,
-            layout=frame.layout.name,
-            time_base=frame.time_base,
+            sample_rate=rate_hz, format=sample_format, layout=layout, time_base=Fraction(1, rate_hz)
         )
-        start = ":first_pts=0" if is_first else ""
-        clock = graph.add("aresample", f"{self._rate_hz}:async=1{start}")
-        layout = _LAYOUTS[self._channels]
+        first = round(self._made * rate_hz / self._rate_hz)  # in samples of the source
+        clock = graph.add("aresample", f"{self._rate_hz}:async=1:first_pts={first}")
         shape = graph.add(
-            "aformat", f"sample_fmts=fltp:sample_rates={self._rate_hz}:channel_layouts={layout}"
+            "aformat",
+            f"sample_fmts=fltp:sample_rates={self._rate_hz}:channel_layouts={_LAYOUTS[self._channels]}",
         )
         self._sink = graph.add("abuffersink")
         for left, right in ((source, clock), (clock, shape), (shape, self._sink)):
@@ -192,4 +245,5 @@ class _Resampled:
                 frame = self._sink.pull()
             except (av.BlockingIOError, av.EOFError, BlockingIOError, EOFError):
                 return
-            yield frame.to_ndarray()
+            self._made += frame.samples
+            yield np.nan_to_num(frame.to_ndarray(), nan=0.0, posinf=0.0, neginf=0.0)
