@@ -8,7 +8,8 @@ the top left of the text.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,9 @@ class TextFinder:
 
     def __init__(self, files: OcrFiles, resources: Resources, *, side_px: int) -> None:
         params = {"Det.model_path": str(files.det), "Det.limit_type": "max", "Det.limit_side_len": side_px}
-        self._network = _rapid_ocr(params | _only("det"), resources)
-        self.find(np.zeros((64, 64, 3), np.uint8))  # loads the network
+        with _unusable(files.det):
+            self._network = _rapid_ocr(params | _only("det"), resources)
+            self.find(np.zeros((64, 64, 3), np.uint8))  # loads the network
 
     def find(self, picture: np.ndarray) -> list[np.ndarray]:
         """The quads, in reading order; pieces of one level line are joined."""
@@ -128,8 +130,9 @@ class TextReader:
         turning = is_turning and files.turn is not None
         if turning:
             params["Cls.model_path"] = str(files.turn)
-        self._network = _rapid_ocr(params | _only("rec", "cls" if turning else ""), resources)
-        self._read_line(np.zeros((48, 320, 3), np.uint8))  # loads the networks
+        with _unusable(files.rec):
+            self._network = _rapid_ocr(params | _only("rec", "cls" if turning else ""), resources)
+            self._read_line(np.zeros((48, 320, 3), np.uint8))  # loads the networks
 
     def read(self, picture: np.ndarray, check: Callable[[], None]) -> list[TextLine]:
         """The lines that the network is sure enough of; `check` is called before each and may raise."""
@@ -147,6 +150,14 @@ class TextReader:
         if not told.txts:
             return "", 0.0
         return str(told.txts[0]).strip(), float(told.scores[0])
+
+
+def device_of(resources: Resources) -> str:
+    """Where the networks run: on the GPU only if the installed onnxruntime can."""
+    from onnxruntime import get_available_providers  # noqa: PLC0415 - with RapidOCR, when an engine loads
+
+    can = "CUDAExecutionProvider" in get_available_providers()
+    return "cuda" if can and resources.device.startswith("cuda") else "cpu"
 
 
 def ocr_engines(make: Callable[[Callable[[Resources], OcrFiles]], Any]) -> tuple[EngineSpec, ...]:
@@ -181,7 +192,7 @@ def _rapid_ocr(params: dict[str, Any], resources: Resources) -> Any:
     runtime = {
         "intra_op_num_threads": threads,
         "inter_op_num_threads": 1,
-        "use_cuda": resources.device.startswith("cuda"),
+        "use_cuda": device_of(resources) == "cuda",
     }
     quiet = {"Global.log_level": "critical", "Global.use_preprocess_img": False}
     named = {f"EngineConfig.onnxruntime.{name}": value for name, value in runtime.items()}
@@ -201,13 +212,32 @@ def _told(run: Callable[[], Any]) -> Any:
         raise PermanentFailure(f"the OCR network failed: {reason}") from error
 
 
+@contextmanager
+def _unusable(network: Path) -> Iterator[None]:
+    """Turns what onnxruntime says of a file that it cannot load into ModelNotReady."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # noqa: PLC0415 - as above
+
+    try:
+        yield
+    except (
+        ort.Fail,
+        ort.InvalidArgument,
+        ort.InvalidGraph,
+        ort.InvalidProtobuf,
+        ort.NotImplemented,
+    ) as error:
+        reason = str(error).rpartition("failed:")[2].strip()
+        raise ModelNotReady(f"{network.name} is no network that can be loaded: {reason}") from error
+
+
 def _names_characters(rec: Path) -> bool:
     """Whether a recognition network carries its list of characters."""
     from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions  # noqa: PLC0415 - as above
 
     options = SessionOptions()
     options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = InferenceSession(str(rec), options, providers=["CPUExecutionProvider"])
+    with _unusable(rec):
+        session = InferenceSession(str(rec), options, providers=["CPUExecutionProvider"])
     return "character" in session.get_modelmeta().custom_metadata_map
 
 

@@ -24,7 +24,7 @@ from models.engine import (
 from models.ffmpeg_run import probe_input
 from models.frame_images import Box, FramePlan, duration_of, longest_key_gap_s, seek_frames, write_frames
 from models.media import MediaInfo
-from models.ocr import OcrFiles, TextFinder, ocr_engines
+from models.ocr import OcrFiles, TextFinder, device_of, ocr_engines
 from models.ocr_frames import frames_of_folder
 from models.pictures import read_picture
 from models.subtitle_area import SubtitleArea, find_subtitle_area
@@ -69,6 +69,7 @@ class AreaEngine(Engine):
 
     def load(self, resources: Resources) -> None:
         self._finder = TextFinder(self._files_of(resources), resources, side_px=_SIDE_PX)
+        self._device = device_of(resources)
 
     def run(self, inputs: AreaInputs, context: RunContext) -> Result:
         check(inputs, {})
@@ -86,6 +87,7 @@ class AreaEngine(Engine):
                 "frame_height": height_px,
                 "sampled_frames": len(frames.boxes),
                 "text_frames": area.num_text_frames,
+                "device": self._device,
                 "skipped_files": num_others + frames.num_passed_over,
                 "notes": _notes(area, frames),
             }

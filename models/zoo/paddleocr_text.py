@@ -26,7 +26,7 @@ from models.engine import (
     RunContext,
 )
 from models.media import MediaInfo
-from models.ocr import OcrFiles, TextFinder, TextLine, TextReader, ocr_engines
+from models.ocr import OcrFiles, TextFinder, TextLine, TextReader, device_of, ocr_engines
 from models.ocr_frames import OcrFrame, OcrFrames, frames_of_folder, frames_of_manifest
 from models.ocr_languages import KNOWN_LANGUAGES, language_code
 from models.pictures import read_picture
@@ -103,6 +103,7 @@ class TextEngine(Engine):
 
     def load(self, resources: Resources) -> None:
         files = self._files_of(resources)
+        self._device = device_of(resources)
         self._frames = TextReader(files, resources, TextFinder(files, resources, side_px=_FRAME_SIDE_PX))
         page = TextFinder(files, resources, side_px=_PAGE_SIDE_PX)
         self._pages = TextReader(files, resources, page, is_turning=True)
@@ -118,7 +119,7 @@ class TextEngine(Engine):
         return Result(
             {"ocr_results_path": path, "ocr_results_minio_url": DownloadUrl(path)}
             | values
-            | {"languages": inputs.languages}
+            | {"languages": inputs.languages, "device": self._device}
         )
 
     def _read_page(self, path: Path, results: _ResultsFile, context: RunContext) -> dict[str, Any]:
