@@ -58,6 +58,7 @@ DEFAULT_SERVICES = {
     "ffmpeg": ServiceArgs(min_replicas=1, max_replicas=2),
     "audio_separator": ServiceArgs(threads=1),
     "pyannote_audio": ServiceArgs(threads=1),
+    "paddleocr": ServiceArgs(threads=1),
     "indextts": ServiceArgs(threads=1),
     "wservice": ServiceArgs(slots=4, threads=1),
     "flashvsr": ServiceArgs(),
