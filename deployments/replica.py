@@ -30,6 +30,7 @@ from deployments.attempt_logs import ATTEMPT_LOGS
 from deployments.direct_call import run_directly
 from deployments.engines import EngineRoom
 from deployments.lease_loop import LeaseLoop, LeaseTerms, logger
+from deployments.serve_print import repair_print
 from deployments.stage_metrics import StageMetrics
 from deployments.workspaces import Workspaces
 from models.catalog import MODELS
@@ -55,6 +56,7 @@ class ModelReplica:
     def __init__(self, settings: Settings, plan: ReplicaPlan) -> None:
         worker = f"{plan.service}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         ATTEMPT_LOGS.install()
+        repair_print()
         self._plan = plan
         self._metrics = StageMetrics(plan.service)
         self._files = FileAccess(
