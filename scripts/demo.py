@@ -74,7 +74,7 @@ JOBS = (
 
 def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
-    table = Table("task", "engine", "seconds", Column("files", overflow="fold"))
+    table = Table(Column("task and its files", overflow="fold"), "engine", "seconds")
     results: Results = {}
     with server() as url, Client(url) as client:
         for job in JOBS:
@@ -125,7 +125,7 @@ def is_ready(url: str) -> bool:
     return False
 
 
-def run(client: Client, job: Job, results: Results) -> tuple[str, str, str, str]:
+def run(client: Client, job: Job, results: Results) -> tuple[str, str, str]:
     """Submit, watch, download; a row of the table. `results` are those of the tasks so far."""
     begin_s = time.monotonic()
     inputs = {
@@ -144,8 +144,8 @@ def run(client: Client, job: Job, results: Results) -> tuple[str, str, str, str]
         files = client.download(done, f"{OUTPUT}/")
     results[job.task] = done.result or {}
     engine = results[job.task]["engine"]
-    names = "\n".join(str(file.relative_to(ROOT)) for file in files)
-    return job.task, f"{engine['name']} ({engine['kind']})", f"{seconds:.1f}", names
+    names = "".join(f"\n  {file.relative_to(ROOT)}" for file in files)
+    return job.task + names, f"{engine['name']}\n({engine['kind']})", f"{seconds:.1f}"
 
 
 def show_subtitles(path: Path) -> None:
