@@ -56,11 +56,14 @@ class Espeak:
         watchdog = threading.Timer(_ANSWER_TIMEOUT_S, child.kill)
         watchdog.start()
         answer = ""
-        with suppress(BrokenPipeError):
+        try:
             child.stdin.write(request)  # type: ignore[union-attr]  # both are pipes
             child.stdin.flush()  # type: ignore[union-attr]
             answer = child.stdout.readline()  # type: ignore[union-attr]
-        watchdog.cancel()
+        except BrokenPipeError:
+            pass  # dead: told by an empty answer
+        finally:
+            watchdog.cancel()
         if not answer.endswith("\n"):
             self._end()
             return ""

@@ -37,6 +37,7 @@ class SpeechServer:
         self._endpoint = endpoint
         self._url = f"{endpoint.url.rstrip('/')}/audio/speech"
         self._timeout = httpx.Timeout(silence_timeout_s, connect=_CONNECT_TIMEOUT_S)
+        self._tls = httpx.create_ssl_context()
 
     def speak(
         self, text: str, voice: Mapping[str, Any], part: Path, *, rate_hz: int, check: Callable[[], None]
@@ -67,7 +68,7 @@ class SpeechServer:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with (
-                httpx.AsyncClient(timeout=self._timeout) as client,
+                httpx.AsyncClient(timeout=self._timeout, verify=self._tls) as client,
                 client.stream("POST", self._url, json=body, headers=headers) as response,
             ):
                 if response.status_code != httpx.codes.OK:

@@ -1,0 +1,104 @@
+"""Where a text is cut before it is spoken, and which scripts are in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.text_segments import (
+    PARAGRAPH_PAUSE_S,
+    PHRASE_PAUSE_S,
+    SENTENCE_PAUSE_S,
+    Run,
+    Script,
+    is_speakable,
+    num_tokens,
+    other_letters,
+    runs,
+    scripts_of,
+    segments,
+)
+
+TEXTS = {
+    "english": 'Dr. Smith paid $1,234.50. He left! "Why?" she asked... I don\'t know. It is 3.5 m.',
+    "chinese": "今天天气很好。我们去公园散步吧！他说：“好的。”然后走了。",
+    "no blanks": "a" * 400,
+    "no marks": "word " * 300,
+    "clauses": "第一，" * 200,
+    "lines": "line one\n\nline two。三",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_nothing_is_lost_and_no_segment_is_too_long(text: str) -> None:
+    found = segments(text, 20)
+    assert "".join("".join(segment.text.split()) for segment in found) == "".join(text.split())
+    assert all(num_tokens(segment.text) <= 20 for segment in found)
+    assert [text[: segment.end].rstrip().endswith(segment.text.rstrip()) for segment in found].count(
+        False
+    ) == 0
+
+
+def test_sentences_stay_whole_and_together_where_they_fit() -> None:
+    text = "One sentence here. Another one there! " * 3
+    assert [segment.text.strip() for segment in segments(text, 12)] == [
+        "One sentence here. Another one there!",
+        "One sentence here. Another one there!",
+        "One sentence here. Another one there!",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He met Dr. Li and Mr. Wu.",
+        "It is 3.5 m long.",
+        "See U.S. law.",
+        "版本是1.5的软件。",
+        "Go to example.com now.",
+    ],
+)
+def test_a_point_inside_a_sentence_is_no_end(text: str) -> None:
+    assert [segment.text for segment in segments(text, 20)] == [text]
+
+
+def test_pauses_tell_lines_from_sentences_from_phrases() -> None:
+    text = "甲乙丙丁戊己庚辛壬癸，甲乙丙丁戊己庚辛壬癸。甲乙丙丁戊己庚辛壬癸甲乙丙。\n甲乙丙。"
+    pauses = [segment.pause_s for segment in segments(text, 20)]
+    assert pauses == [PHRASE_PAUSE_S, SENTENCE_PAUSE_S, PARAGRAPH_PAUSE_S, PARAGRAPH_PAUSE_S]
+
+
+@pytest.mark.parametrize("text", ["", "  \n ", "。！？", "...", "😀 — “”"])
+def test_what_cannot_be_spoken_has_no_segments(text: str) -> None:
+    assert not is_speakable(text)
+    assert segments(text, 120) == []
+
+
+def test_ten_thousand_characters_of_any_kind_are_cut() -> None:
+    for text in ("。" * 9_999 + "甲", "a.b,c " * 1666, "a" * 10_000, " " * 9_999 + "a", "好，" * 5000):
+        assert "".join(segment.text for segment in segments(text, 20)).strip()
+
+
+def test_scripts_are_counted() -> None:
+    assert scripts_of("Hello 世界, こ Привет 12") == {
+        Script.LATIN: 1,
+        Script.HAN: 2,
+        Script.KANA: 1,
+        Script.OTHER: 6,
+    }
+    assert other_letters("abc Привет") == "Приве"
+    assert scripts_of("Ｈｉ café 1, 2") == {Script.LATIN: 1}
+
+
+def test_runs_give_digits_to_the_main_script() -> None:
+    assert runs("我用Python 3写，GPT-4很好。", Script.HAN) == [
+        Run("我用", Script.HAN),
+        Run("Python", Script.LATIN),
+        Run(" 3写，", Script.HAN),
+        Run("GPT-4", Script.LATIN),
+        Run("很好。", Script.HAN),
+    ]
+    assert runs("I love 北京, 3 times.", Script.LATIN) == [
+        Run("I love ", Script.LATIN),
+        Run("北京", Script.HAN),
+        Run(", 3 times.", Script.LATIN),
+    ]
