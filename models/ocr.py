@@ -133,6 +133,7 @@ class TextReader:
         with _unusable(files.rec):
             self._network = _rapid_ocr(params | _only("rec", "cls" if turning else ""), resources)
             self._read_line(np.zeros((48, 320, 3), np.uint8))  # loads the networks
+        self._refuse_other_characters(files)
 
     def read(self, picture: np.ndarray, check: Callable[[], None]) -> list[TextLine]:
         """The lines that the network is sure enough of; `check` is called before each and may raise."""
@@ -144,6 +145,17 @@ class TextReader:
             if text and confidence >= _MIN_CONFIDENCE:
                 lines.append(TextLine(text, confidence, quad))
         return lines
+
+    def _refuse_other_characters(self, files: OcrFiles) -> None:
+        """A list of another length would name every character wrongly. Raises ModelNotReady."""
+        recogniser = self._network.text_rec
+        scores = recogniser.session(np.zeros((1, 3, 48, 320), np.float32))  # (1, steps, characters)
+        named, known = len(recogniser.postprocess_op.character), scores.shape[2]
+        if named != known:
+            text = f"{files.rec.name} tells {known} characters apart, its list has {named}"
+            raise ModelNotReady(
+                f"{text}: put its own {_KEYS_NAME} into MEDIARAY_MODELS_DIR/{FULL_FOLDER.path}"
+            )
 
     def _read_line(self, line: np.ndarray) -> tuple[str, float]:
         told = _told(lambda: self._network(_bgr(line)))
@@ -244,8 +256,9 @@ def _names_characters(rec: Path) -> bool:
 def _joined(quads: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The quads with the pieces of level lines joined: networks part a line at its wide punctuation."""
     level = [number for number, quad in enumerate(quads) if _is_level(quad)]
+    slanted = sorted(set(range(len(quads))) - set(level))
     rows = [[level[index] for index in row] for row in row_groups([_box_around(quads[n]) for n in level])]
-    rows += [[number] for number in range(len(quads)) if number not in level]
+    rows += [[number] for number in slanted]
     return [_around_all([quads[number] for number in row]) for row in sorted(rows, key=min)]
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from models.engine import InvalidInput
 
 MAX_PIXELS = 8192 * 8192
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # what Pillow raises
 _DIGITS = re.compile(r"(\d+)")
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -37,12 +40,12 @@ def read_picture(path: Path) -> np.ndarray:
         if width_px * height_px > MAX_PIXELS:
             text = f"{path.name}: {width_px}x{height_px} pixels are more than the {MAX_PIXELS} accepted"
             raise InvalidInput(text)
-        if getattr(image, "n_frames", 1) > 1:
-            raise InvalidInput(f"{path.name} is an animation, not a still picture")
         try:
+            if getattr(image, "n_frames", 1) > 1:
+                raise InvalidInput(f"{path.name} is an animation, not a still picture")
             upright = ImageOps.exif_transpose(image)
             return np.ascontiguousarray(_rgb(upright))
-        except (OSError, SyntaxError, ValueError) as error:
+        except _DAMAGES as error:
             raise InvalidInput(f"{path.name} is damaged: {error}") from error
 
 
@@ -59,7 +62,7 @@ def _opened(path: Path) -> Image.Image:
         return Image.open(path, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(f"{path.name} has more than the {MAX_PIXELS} pixels accepted") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _DAMAGES as error:
         raise InvalidInput(f"{path.name} is not a picture") from error
 
 

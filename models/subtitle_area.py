@@ -108,13 +108,17 @@ def _is_centred(box: Box, width_px: int) -> bool:
 
 def _without_logos(rows: list[_Row], num_frames: int, is_centred: Callable[[Box], bool]) -> list[_Row]:
     """Rows but those that stand aside of the middle and stay in one place in most frames."""
-    aside = [row for row in rows if not is_centred(row.box)]
+    places: list[list[_Row]] = []
+    for row in rows:
+        if is_centred(row.box):
+            continue
+        home = next((place for place in places if _overlap(place[0].box, row.box) >= _SAME_PLACE), None)
+        if home is None:
+            places.append([row])
+        else:
+            home.append(row)
     needed = max(2, _LOGO_SHARE * num_frames)
-    logos = {
-        row
-        for row in aside
-        if len({o.frame for o in aside if _overlap(row.box, o.box) >= _SAME_PLACE}) >= needed
-    }
+    logos = {row for place in places if len({row.frame for row in place}) >= needed for row in place}
     return [row for row in rows if row not in logos]
 
 
