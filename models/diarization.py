@@ -212,7 +212,7 @@ def _centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _assigned(likeness: np.ndarray) -> np.ndarray:
-    """The speaker of each voice of a window, by (voices, speakers) likeness: no two the same."""
+    """The speaker of each voice of a window, by (voices, speakers) likeness: different ones if there are."""
     labels = likeness.argmax(axis=1)
     rows, columns = linear_sum_assignment(likeness, maximize=True)
     labels[rows] = columns

