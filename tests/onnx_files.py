@@ -10,10 +10,16 @@ _FLOAT = 1
 _OPSET = 13
 
 
-def write_chain(path: Path, shape: Sequence[int | str], nodes: Sequence[tuple[str, float | None]]) -> Path:
+def write_chain(
+    path: Path,
+    shape: Sequence[int | str],
+    nodes: Sequence[tuple[str, float | None]],
+    *,
+    remark: bytes = b"",
+) -> Path:
     """A network whose float input passes the operators in turn; their second operand is a scalar, or none.
 
-    A str in `shape` is a dimension of any length.
+    A str in `shape` is a dimension of any length. `remark` stands at the start of the file.
     """
     graph, value = b"", "input"
     for index, (operator, operand) in enumerate(nodes):
@@ -25,7 +31,7 @@ def write_chain(path: Path, shape: Sequence[int | str], nodes: Sequence[tuple[st
         graph += _field(1, named + _field(2, after.encode()) + _field(4, operator.encode()))
         value = after
     graph += _field(2, b"chain") + _field(11, _value("input", shape)) + _field(12, _value("output", shape))
-    path.write_bytes(_number(1, 8) + _field(7, graph) + _field(8, _number(2, _OPSET)))
+    path.write_bytes(_field(6, remark) + _number(1, 8) + _field(7, graph) + _field(8, _number(2, _OPSET)))
     return path
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,15 @@ def test_windows_fade_into_each_other_and_their_margins_are_not_heard():
     assert (
         np.unique(inner[inner % 1 > 0]).size == 2 * 20
     )  # the fade is as long as the overlap less its margins
+
+
+def test_a_stream_without_end_is_read_no_further_than_a_window_ahead():
+    taken = []
+    endless = (taken.append(number) or np.zeros((1, 50), np.float32) for number in itertools.count())
+    done = 0
+    for mix, _ in itertools.islice(overlap_add(endless, WINDOWS, np.copy), 1000):
+        done += mix.shape[1]
+        assert len(taken) * 50 - done <= WINDOWS.size + 50
 
 
 def test_nothing_in_nothing_out():
