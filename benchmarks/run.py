@@ -13,6 +13,7 @@ from benchmarks.sections.dispatch import measure_dispatch
 from benchmarks.sections.http_load import measure_http
 from benchmarks.sections.live import measure_live
 from benchmarks.sections.memory import measure_memory
+from benchmarks.sections.speech import measure_speech
 from benchmarks.sections.upload import measure_upload
 from benchmarks.sections.upscale import measure_upscale
 from benchmarks.systems import ROOT, SYSTEMS, Place, System
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Section] = {
     "memory": measure_memory,
     "upload": measure_upload,
     "live": measure_live,
+    "speech": measure_speech,
 }
 
 

@@ -1,0 +1,109 @@
+"""The speech services, beside the bare library on the same sound: seconds, real-time factor, memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.bare_speech import TEXT
+from benchmarks.clips import looped_sound
+from benchmarks.processes import MemoryWatch
+from benchmarks.report import Report, console
+from benchmarks.systems import ROOT, Place, System, start_ours
+from mediaray import Client
+
+ROUNDS = 3
+SOUND_S = 60.0
+MIN_SHARE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A task of the section. `takes_sound` false: it makes the sound that its speed is counted in."""
+
+    service: str
+    task: str
+    peer: str
+    takes_sound: bool = True
+
+
+JOBS = (
+    Job("faster_whisper", "faster_whisper.transcribe_audio", "faster-whisper's transcribe"),
+    Job("audio_separator", "audio_separator.separate_vocals", "Spleeter's network alone"),
+    Job("pyannote_audio", "pyannote_audio.diarize_speakers", "our engine without a server"),
+    Job("indextts", "indextts.generate_speech", "our engine without a server", takes_sound=False),
+)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Of one job: seconds of each round, seconds of sound, and the most memory of the whole server."""
+
+    job: Job
+    bare_s: list[float]
+    task_s: list[float]
+    sound_s: float = SOUND_S
+    peak_bytes: int = 0
+
+    @property
+    def share(self) -> float:
+        return median(self.bare_s) / median(self.task_s)
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        bare_s, task_s = median(self.bare_s), median(self.task_s)
+        factors = [f"{seconds:.2f} s (RTF {seconds / self.sound_s:.3f})" for seconds in (task_s, bare_s)]
+        return self.job.task, *factors, self.job.peer, f"{self.share:.0%}", f"{self.peak_bytes >> 20:,} MiB"
+
+
+def measure_speech(place: Place, systems: list[System]) -> Report:
+    sound = looped_sound(place.folder, SOUND_S)
+    found = [_measure(job, place, sound) for job in JOBS]
+    return Report(
+        name="speech",
+        title=f"Speech on {SOUND_S:g} s of sound, one thread each, median of {ROUNDS} rounds in turns",
+        header=("task", "through the service", "bare", "which is", "bare / service", "server's memory"),
+        rows=[figures.row for figures in found],
+        claims={
+            f"{one.job.task} at least {MIN_SHARE:.0%} of the bare library's speed": one.share >= MIN_SHARE
+            for one in found
+        },
+        raw={one.job.task: {"bare_s": one.bare_s, "task_s": one.task_s} for one in found},
+    )
+
+
+def _measure(job: Job, place: Place, sound: Path) -> Figures:
+    figures = Figures(job, [], [])
+    with start_ours(place, 0, warm=(job.service,)) as server, Client(server.url) as client:
+        key = client.upload(sound).path
+        inputs: dict[str, Any] = {"audio_path": key} if job.takes_sound else {"text": TEXT}
+        _run(client, job, inputs)
+        for number in range(ROUNDS):
+            console.print(f"{job.service} round {number + 1}/{ROUNDS}")
+            figures.bare_s.append(_bare(job, sound))
+            with MemoryWatch(server.process) as watch:
+                seconds, result = _run(client, job, inputs)
+            figures.task_s.append(seconds)
+            figures.peak_bytes = max(figures.peak_bytes, watch.peak_total_bytes)
+    if not job.takes_sound:
+        figures.sound_s = float(result["duration"])
+    return figures
+
+
+def _run(client: Client, job: Job, inputs: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Seconds of run time of one task, and its result."""
+    task = client.submit(job.task, inputs)
+    done = client.wait(task.id, timeout_s=900, poll_s=0.5)
+    timing = client.result(task.id).timing or {}
+    return float(timing["finished_at"]) - float(timing["started_at"]), done.result
+
+
+def _bare(job: Job, sound: Path) -> float:
+    command = [sys.executable, "-m", "benchmarks.bare_speech", job.service, str(sound)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
