@@ -154,7 +154,7 @@ def _shares(parts: Sequence[tuple[str, bool]], start_s: float, end_s: float) -> 
     for text, is_spaced in parts:
         begin_s = start_s + length_s * done / total
         done += len(text)
-        yield Word(text, begin_s, start_s + length_s * done / total, is_spaced)
+        yield Word(text, begin_s, min(start_s + length_s * done / total, max(end_s, start_s)), is_spaced)
 
 
 def words_over(text: str, timed: Sequence[Word]) -> tuple[Word, ...]:

@@ -12,8 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.script import tokens
 
 Message = dict[str, str]
 Ask = Callable[[Sequence[Message], int], str]
@@ -23,7 +26,7 @@ TRIES = 3
 _SIMILAR = 0.5  # of 1: how much of its letters a corrected text shares with the old one, in order
 _SLACK_CHARS = 4  # a text this short may change wholly in length
 _LENGTHS = (0.4, 1.8)  # new by old
-_MAX_EXACT_CHARS = 1000  # longer texts are compared word by word
+_MAX_EXACT_CHARS = 1000  # longer texts are compared by their pairs of words
 _MAX_BATCH_CHARS = 12_000  # answers of servers have limits that nobody tells
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _MARKUP = re.compile(r"<[^<>\n]*>|\{[^{}\n]*\}|\[[^\[\]\n]*\]")
@@ -176,19 +179,24 @@ def accepted(old: str, new: str) -> str | None:
         return None
     if sorted(_MARKUP.findall(text)) != sorted(_MARKUP.findall(old)):
         return None
-    return text if _is_same_text(_letters(old), _letters(text)) else None
+    return text if _is_same_text(old, text) else None
 
 
 def _is_same_text(old: str, new: str) -> bool:
-    if not old or not new:
-        return old == new
-    low, high = (ratio * len(old) for ratio in _LENGTHS)
-    if not low - _SLACK_CHARS <= len(new) <= high + _SLACK_CHARS:
+    before, after = _letters(old), _letters(new)
+    if not before or not after:
+        return before == after
+    low, high = (ratio * len(before) for ratio in _LENGTHS)
+    if not low - _SLACK_CHARS <= len(after) <= high + _SLACK_CHARS:
         return False
-    if max(len(old), len(new)) > _MAX_EXACT_CHARS:
-        parts = [re.findall(r"\w{1,4}", text) for text in (old, new)]
-        return SequenceMatcher(None, parts[0], parts[1]).ratio() >= _SIMILAR
-    return SequenceMatcher(None, old, new, autojunk=False).ratio() >= _SIMILAR
+    if max(len(before), len(after)) > _MAX_EXACT_CHARS:
+        return SequenceMatcher(None, _pairs(old), _pairs(new)).quick_ratio() >= _SIMILAR
+    return SequenceMatcher(None, before, after, autojunk=False).ratio() >= _SIMILAR
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Neighbouring words: how many two texts share takes no longer than reading them."""
+    return list(pairwise(_letters(token) for token, _ in tokens(text)))
 
 
 def _letters(text: str) -> str:

@@ -25,7 +25,7 @@ MAX_LATIN_CPS = 20.0
 _EASY_LATIN_CPS = 17.0  # what a cue lingers for where nobody speaks after it
 _LINGER_CS = 50  # past the last word, for reading
 _LATE_CS = 20  # how far a cue may wait for the one before it to have been seen
-_SHORTEST_CS = 30  # a shorter flash would not be seen at all
+_SHORTEST_CS = 30  # a shorter flash would not be seen at all; people who speak at once get MIN_CS each
 _DRIFT_CS = 25
 _PAUSE_S = 0.6
 _BREATH_S = 0.25
@@ -166,7 +166,8 @@ def _end_cs(start_cs: int, spoken_cs: int, text: str, following_cs: int | None) 
         return end_cs
     until_cs = following_cs - GAP_CS
     if until_cs - start_cs < MIN_CS:
-        until_cs = max(min(start_cs + MIN_CS, until_cs + _LATE_CS), start_cs + _SHORTEST_CS)
+        shortest_cs = MIN_CS if spoken_cs > following_cs + _DRIFT_CS else _SHORTEST_CS
+        until_cs = max(min(start_cs + MIN_CS, until_cs + _LATE_CS), start_cs + shortest_cs)
     return min(end_cs, until_cs)
 
 

@@ -107,9 +107,11 @@ def test_retry_after_is_respected():
     "wait", ["3600", email.utils.formatdate(time.time() + 3600, usegmt=True)], ids=["seconds", "date"]
 )
 def test_a_longer_retry_after_than_allowed_is_left_to_the_queue(wait):
-    with chat_server(lambda _: (429, {"Retry-After": wait}, b"{}")) as server:
-        with pytest.raises(TransientFailure, match=r"busy and asks to come back in 3\d\d\d s"):
-            ask(server.url)
+    with (
+        chat_server(lambda _: (429, {"Retry-After": wait}, b"{}")) as server,
+        pytest.raises(TransientFailure, match=r"busy and asks to come back in 3\d\d\d s"),
+    ):
+        ask(server.url)
     assert len(server.requests) == 1
 
 

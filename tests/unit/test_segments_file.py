@@ -1,0 +1,195 @@
+"""Transcripts and speaker turns as files: what is read, what is made good, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.engine import InvalidInput
+from models.segments_file import Segment, Word, read_transcript, words_over
+from models.speaker_turns import Turn, read_turns, with_speakers
+from models.subtitle_lines import joined
+
+
+def transcript(tmp_path, content):
+    path = tmp_path / "segments.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_transcript(path, "segments_file")
+
+
+def turns(tmp_path, content):
+    path = tmp_path / "turns.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_turns(path, "diarization_file")
+
+
+def words(*rows):
+    return [{"word": text, "start": start, "end": end} for text, start, end in rows]
+
+
+def test_words_keep_their_times_and_the_text_tells_their_spaces(tmp_path):
+    rows = words((" A", 0, 0.5), (" 20", 0.5, 0.8), ("-year", 0.8, 1), (" man.", 1, 2))
+    found = transcript(tmp_path, {"metadata": {"language": "EN"}, "segments": [
+        {"start": 0, "end": 2, "text": " A 20-year man.", "words": rows}
+    ]})  # fmt: skip
+    assert found.language == "en"
+    (segment,) = found.segments
+    assert [(w.text, w.start_s, w.end_s, w.is_spaced) for w in segment.words] == [
+        ("A", 0, 0.5, True), ("20", 0.5, 0.8, True), ("-year", 0.8, 1, False), ("man.", 1, 2, True),
+    ]  # fmt: skip
+    assert not segment.are_times_estimated
+
+
+def test_words_of_other_programs_that_leave_out_the_spaces(tmp_path):
+    rows = words(("hello", 0, 1), ("world", 1, 2))
+    (segment,) = transcript(tmp_path, [{"start": 0, "end": 2, "text": "hello world", "words": rows}]).segments
+    assert joined(segment.words) == "hello world"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        [],
+        [{"word": " one"}, {"word": " two"}],
+        words((" one", 0, 1), (" two", 900, 901)),
+        words((" one", 1, 2), (" two", 0, 1)),
+        words((" one", 2, 1), (" two", 1, 2)),
+    ],
+    ids=["absent", "empty", "no times", "outside the segment", "back in time", "ends before it starts"],
+)
+def test_words_without_usable_times_share_those_of_the_segment(tmp_path, rows):
+    (segment,) = transcript(tmp_path, [{"start": 10, "end": 16, "text": "ab abcd", "words": rows and [
+        {**row, **{k: row[k] + 10 for k in ("start", "end") if k in row}} for row in rows
+    ]}]).segments  # fmt: skip
+    assert [(w.text, w.start_s, w.end_s) for w in segment.words][-1][1:] in {(12, 16), (13, 16)}
+    assert segment.are_times_estimated
+
+
+def test_chinese_without_words_is_cut_by_character(tmp_path):
+    (segment,) = transcript(tmp_path, [{"start": 0, "end": 5, "text": "今天，好。"}]).segments
+    assert [word.text for word in segment.words] == ["今", "天，", "好。"]
+    assert joined(segment.words) == "今天，好。"
+
+
+def test_a_text_that_was_changed_after_recognition_is_laid_over_the_old_times(tmp_path):
+    rows = words((" I", 0, 0.1), (" herd", 0.1, 0.5), (" um,", 0.5, 0.9), (" it.", 1, 2))
+    (segment,) = transcript(tmp_path, [{"start": 0, "end": 2, "text": "I heard it!", "words": rows}]).segments
+    assert [(w.text, w.start_s, w.end_s) for w in segment.words] == [
+        ("I", 0, 0.1),
+        ("heard", 0.1, 0.9),
+        ("it!", 1, 2),
+    ]
+
+
+def test_segments_are_put_in_the_order_of_time(tmp_path):
+    found = transcript(tmp_path, [{"start": 5, "end": 6, "text": "b"}, {"start": 1, "end": 2, "text": "a"}])
+    assert [(segment.number, segment.words[0].text) for segment in found.segments] == [(2, "a"), (1, "b")]
+
+
+def test_half_characters_become_whole_ones(tmp_path):
+    (segment,) = transcript(tmp_path, '[{"start": 0, "end": 1, "text": "a\\ud800b"}]').segments
+    joined(segment.words).encode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "bb", "cc,", "天", "气。", "hello", "x"]), max_size=12),
+    st.lists(st.sampled_from(["a", "bb", "天气", "hello!", "new", "x"]), min_size=1, max_size=12),
+)
+def test_any_text_over_any_words_is_whole_and_in_time(old, new):
+    timed = [Word(text, at, at + 1) for at, text in enumerate(old or ["a"])]
+    text = " ".join(new)
+    laid = words_over(text, timed)
+    assert joined(laid) == text
+    starts = [word.start_s for word in laid]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start_s <= word.end_s <= len(timed) for word in laid)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{", "not valid JSON"),
+        ({"results": []}, 'a list "segments"'),
+        ([{"start": 0, "end": 1}, {"start": "soon", "end": 1}], "entry 2: start"),
+        ([{"start": 0}], "entry 1: end"),
+        ([{"start": -1, "end": 2}], "entry 1: start"),
+        ([{"start": 2, "end": 1}], "entry 1: ends before it starts"),
+        ("[[0, 1]]", "entry 1"),
+        ('[{"start": 0, "end": Infinity}]', "entry 1: end"),
+        ('[{"start": 0, "end": 1e9}]', "entry 1: end"),
+        (
+            '[{"start": 0, "end": 1, "words": [{"word": "a", "start": NaN, "end": 1}]}]',
+            r"entry 1: words\.0\.start",
+        ),
+        ([{"start": 0, "end": 1, "text": 5}], "entry 1: text"),
+        ([{"start": 0, "end": 1, "words": "a b"}], "entry 1: words"),
+        ("1\n00:00:01,000 --> 00:00:02,000\nhello\n", "not valid JSON"),
+    ],
+)
+def test_a_malformed_segments_file_names_the_entry(tmp_path, content, text):
+    with pytest.raises(InvalidInput, match=text) as caught:
+        transcript(tmp_path, content)
+    assert caught.value.field == "segments_file"
+
+
+def test_turns_without_overlap_are_preferred(tmp_path):
+    content = {
+        "segments": [{"start": 0, "end": 9, "speaker": "A"}],
+        "exclusive": [{"start": 1, "end": 2, "speaker": "B"}],
+    }
+    assert turns(tmp_path, content) == (Turn(1, 2, "B"),)
+    assert turns(tmp_path, {**content, "exclusive": []}) == (Turn(0, 9, "A"),)
+    assert turns(tmp_path, [{"start": 3, "end": 4, "speaker": " A,\n{x} "}]) == (Turn(3, 4, "A x"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"start": 0, "end": 1}], "entry 1: speaker"),
+        ([{"start": 2, "end": 1, "speaker": "A"}], "entry 1: ends before it starts"),
+        ([{"start": 0, "end": 1, "speaker": ""}], "entry 1: speaker"),
+        ({"turns": []}, 'a list "segments"'),
+    ],
+)
+def test_a_malformed_diarization_file_names_the_entry(tmp_path, content, text):
+    with pytest.raises(InvalidInput, match=text) as caught:
+        turns(tmp_path, content)
+    assert caught.value.field == "diarization_file"
+
+
+def spoken_by(texts_and_times, *given):
+    rows = tuple(Word(text, start, end) for text, start, end in texts_and_times)
+    (segment,) = with_speakers([Segment(1, rows[0].start_s, rows[-1].end_s, rows)], given)
+    return segment.words
+
+
+def test_a_word_is_whose_turn_it_overlaps_most_and_else_the_nearest_in_reach():
+    said = [("most.", 0.8, 2.0), ("near.", 3.2, 3.4), ("far.", 5, 6)]
+    assert [w.speaker for w in spoken_by(said, Turn(0, 1, "A"), Turn(1, 3, "B"))] == ["B", "B", None]
+
+
+def test_the_first_word_of_a_sentence_goes_with_the_rest_where_turns_touch():
+    said = [("And", 0, 0.3), ("I", 0.3, 0.5), ("am", 0.5, 0.8), ("Sheila.", 0.8, 1.5)]
+    given = (Turn(-1, 0.25, "A"), Turn(0.3, 2, "B"))
+    assert {w.speaker for w in spoken_by(said, *given)} == {"B"}
+
+
+def test_a_short_answer_within_a_pause_stays_with_its_speaker():
+    said = [("Right.", 0, 0.4), ("So", 0.5, 0.7), ("what", 0.7, 1.0), ("now?", 1.0, 1.5)]
+    assert [w.speaker for w in spoken_by(said, Turn(0, 0.42, "A"), Turn(0.5, 2, "B"))] == ["A", "B", "B", "B"]
+
+
+def test_a_word_that_begins_before_anybody_speaks_begins_with_the_turn():
+    assert spoken_by([("Hello.", 6.38, 6.94)], Turn(6.69, 7.12, "A"))[0].start_s == 6.69
+    assert spoken_by([("Hello.", 6.38, 6.94)], Turn(6.9, 7.12, "A"))[0].start_s == 6.38
+    assert spoken_by([("Hello.", 6.38, 6.94)], Turn(6, 6.5, "B"), Turn(6.6, 7, "A"))[0].start_s == 6.38
+
+
+def test_turns_may_overlap_and_lie_in_any_number_before_a_word():
+    given = [Turn(0, 100, "A"), *(Turn(at, at + 0.1, "B") for at in range(90))]
+    assert spoken_by([("late", 95, 96)], *sorted(given, key=lambda turn: turn.start_s))[0].speaker == "A"
