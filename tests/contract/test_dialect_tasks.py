@@ -488,11 +488,17 @@ async def test_health_tells_a_store_that_fails(server):
 
 async def test_supported_tasks_are_grouped_and_counted(server):
     body = (await server.http.get("/v1/tasks/supported-tasks")).json()
-    assert body["supported_tasks"]["ffmpeg"] == [
-        "ffmpeg.extract_keyframes",
-        "ffmpeg.extract_audio",
-        "ffmpeg.crop_subtitle_images",
-        "ffmpeg.split_audio_segments",
+    documented = {
+        "ffmpeg": ["extract_keyframes", "extract_audio", "crop_subtitle_images", "split_audio_segments"],
+        "faster_whisper": ["transcribe_audio"],
+        "audio_separator": ["separate_vocals"],
+        "pyannote_audio": ["diarize_speakers"],
+        "paddleocr": ["detect_subtitle_area", "perform_ocr"],
+        "indextts": ["generate_speech"],
+        "wservice": ["generate_subtitle_files", "correct_subtitles", "ai_optimize_subtitles"],
+    }
+    assert list(body["supported_tasks"].items())[:7] == [
+        (service, [f"{service}.{name}" for name in names]) for service, names in documented.items()
     ]
     assert body["total_count"] == sum(len(names) for names in body["supported_tasks"].values())
     assert body["description"] == "所有支持的单个工作流节点任务"
