@@ -112,7 +112,7 @@ def check(inputs: DiarizeInputs, media: Mapping[str, MediaInfo]) -> None:
 class EmbeddedDiarizer(Engine):
     """Listens in windows of 10 s, one each second, and clusters what it heard at the end.
 
-    The sound is streamed. What stays is at most 2.6 kB a window, 9 MB an hour; at the end come the timeline,
+    The sound is streamed. What stays is at most 3 kB a window, 11 MB an hour; at the end come the timeline,
     1 MB an hour and speaker, and the distances of at most 3,000 vectors, 36 MB.
     """
 

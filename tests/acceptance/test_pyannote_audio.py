@@ -381,6 +381,19 @@ def test_a_cancel_stops_the_full_engine_between_steps(package: Path, clone: Path
     assert not list(context.output_dir.iterdir())
 
 
+def test_the_full_engine_refuses_what_would_not_fit_in_memory(
+    package: Path, clone: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.flac"
+    source = ("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", "7201")
+    subprocess.run([ffmpeg_path(), "-loglevel", "error", *source, path], check=True)
+    engine = FULL.make()
+    engine.load(resources_of(FULL, Site(models_dir=clone), device="cpu", threads=1))
+    with pytest.raises(InvalidInput, match="lasts 7201 s") as refused:
+        run(engine, path, tmp_path)
+    assert refused.value.field == "audio_path"
+
+
 @pytest.mark.parametrize("name", COMMUNITY.files)
 def test_each_missing_file_of_the_clone_is_named(package: Path, clone: Path, name: str) -> None:
     (clone / COMMUNITY.path / name).unlink()
