@@ -24,7 +24,7 @@ _CLIP_S = 0.4  # recognisers begin the word after a pause too early, by up to th
 _MIN_WORD_S = 0.05
 _MAJORITY = 2 / 3
 _MAX_ODD_WORDS = 2
-_TOUCH_S = 0.15
+_TOUCH_S = 0.3
 _MAX_NAME_CHARS = 64
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029,;<>\[\]{}\\]+")
 

@@ -29,6 +29,7 @@ _SHORTEST_CS = 30  # a shorter flash would not be seen at all; people who speak 
 _DRIFT_CS = 25
 _PAUSE_S = 0.6
 _BREATH_S = 0.25
+_SCRAP_COLUMNS = 12
 _CHECK_EVERY = 500
 
 
@@ -104,11 +105,12 @@ def _is_apart(before: Word, word: Word) -> bool:
 def _cut(run: Sequence[Word], check: Callable[[], None]) -> list[list[Atom]]:
     """The cheapest way to cut a run into cues that fit, by dynamic programming over their ends."""
     atoms, limit = atoms_of(run), limit_of(run)
+    prices = [_price(*pair) for pair in zip(atoms, [*atoms[1:], None], strict=True)]
     costs, cuts = [0.0] + [math.inf] * len(atoms), [0] * (len(atoms) + 1)
     for first in range(len(atoms)):
         if first % _CHECK_EVERY == 0:
             check()
-        for stop, cost in _cues_from(atoms, first, limit):
+        for stop, cost in _cues_from(atoms, prices, first, limit):
             if costs[first] + cost < costs[stop]:
                 costs[stop], cuts[stop] = costs[first] + cost, first
     stops = [len(atoms)]
@@ -117,32 +119,42 @@ def _cut(run: Sequence[Word], check: Callable[[], None]) -> list[list[Atom]]:
     return [atoms[first:stop] for first, stop in pairwise(reversed(stops))]
 
 
-def _cues_from(atoms: Sequence[Atom], first: int, limit: int) -> Iterator[tuple[int, float]]:
-    """Every cue that may begin with an atom: where it stops, and what it costs."""
-    fill, num_sentences, width = LineFill(limit), 0, 0
-    for stop in range(first + 1, len(atoms) + 1):
-        last = atoms[stop - 1]
-        is_alone = stop == first + 1
-        if fill.add(last) > MAX_LINES and not is_alone:
-            return
-        if not is_alone and last.end_s - atoms[first].start_s > MAX_CS / 100:
-            return
-        width += last.width
-        after = atoms[stop] if stop < len(atoms) else None
-        yield stop, _cost(atoms[first], last, after, width, num_sentences)
-        num_sentences += ends_with(last.text, SENTENCE_END)
+@dataclass(frozen=True, slots=True)
+class _Price:
+    """What it costs to end a cue after an atom: `rough` always, and more by where the cue began."""
+
+    rough: float
+    ends_sentence: bool
+    until_s: float
 
 
-def _cost(first: Atom, last: Atom, after: Atom | None, width: int, num_sentences: int) -> float:
-    """A cue costs 1; several sentences in one, a rough end, and a flash or a scrap cost more."""
-    cost = 1.0 + 1.6 * num_sentences
+def _price(last: Atom, after: Atom | None) -> _Price:
     if after is None:
-        return cost
+        return _Price(0.0, ends_sentence=True, until_s=math.inf)
     breath = 0.5 if after.start_s - last.end_s >= _BREATH_S else 1.0
-    cost += 3.0 * breath * roughness(last, after)
-    if after.start_s - first.start_s < (MIN_CS + GAP_CS) / 100:
-        cost += 4.0
-    return cost + (1.0 if width < 12 and not ends_with(last.text, SENTENCE_END) else 0.0)
+    ends_sentence = ends_with(last.text, SENTENCE_END)
+    return _Price(3.0 * breath * roughness(last, after), ends_sentence, after.start_s)
+
+
+def _cues_from(
+    atoms: Sequence[Atom], prices: Sequence[_Price], first: int, limit: int
+) -> Iterator[tuple[int, float]]:
+    """Every cue that may begin with an atom: where it stops, and what it costs.
+
+    A cue costs 1; several sentences in one, a rough end, and a flash or a scrap cost more.
+    """
+    fill, width, cost = LineFill(limit), 0, 1.0
+    start_s = atoms[first].start_s
+    for at in range(first, len(atoms)):
+        atom, price = atoms[at], prices[at]
+        fits = fill.add(atom) <= MAX_LINES and atom.end_s - start_s <= MAX_CS / 100
+        if at > first and not fits:
+            return
+        width += atom.width
+        is_flash = price.until_s - start_s < (MIN_CS + GAP_CS) / 100
+        is_scrap = width < _SCRAP_COLUMNS and not price.ends_sentence
+        yield at + 1, cost + price.rough + 4.0 * is_flash + is_scrap
+        cost += 1.6 * price.ends_sentence
 
 
 def _timed(drafts: Sequence[Sequence[Atom]]) -> Iterator[LaidCue]:

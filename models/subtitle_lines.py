@@ -38,14 +38,8 @@ class Atom:
     text: str
     width: int
     is_spaced: bool
-
-    @property
-    def start_s(self) -> float:
-        return self.words[0].start_s
-
-    @property
-    def end_s(self) -> float:
-        return max(word.end_s for word in self.words)
+    start_s: float
+    end_s: float
 
 
 def atoms_of(words: Sequence[Word]) -> list[Atom]:
@@ -62,7 +56,8 @@ def atoms_of(words: Sequence[Word]) -> list[Atom]:
 
 def _atom(words: tuple[Word, ...]) -> Atom:
     text = joined(words)
-    return Atom(words, text, columns(text), words[0].is_spaced)
+    end_s = max(word.end_s for word in words)
+    return Atom(words, text, columns(text), words[0].is_spaced, words[0].start_s, end_s)
 
 
 def joined(words: Sequence[Word]) -> str:
