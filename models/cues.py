@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,11 +21,10 @@ MAX_FILE_BYTES = 64 << 20
 _ENCODINGS = ("utf-8-sig", "gb18030")  # gb18030 is what Chinese subtitle tools write without UTF-8
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
-_STAMP = r"\d{1,2}:\d{1,2}:\d{1,2}[.,]\d{1,3}"
-_TIMING_LINE = re.compile(rf"\s*{_STAMP}\s*-->\s*{_STAMP}(\s.*)?")
 _SPEAKER = re.compile(r"\[?(speaker[ _-]?\w+)(?:\]\s*[:：]?|\s*[:：])\s*(.*)", re.IGNORECASE | re.DOTALL)
 _VTT_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
 _VTT_TAG = re.compile(r"</?[a-z0-9:.][^>]*>", re.IGNORECASE)
+_SRT_TAG = re.compile(r"</?\s*[a-zA-Z][^>]*>|\{\\[^}]*\}")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -141,28 +140,29 @@ def first_problem(error: ValidationError, field: str) -> str:
 
 
 def _from_srt(text: str, field: str) -> tuple[Cue, ...]:
-    _check_timing_lines(text, field)
-    events: Any = pysubs2.SSAFile.from_string(text, format_="srt")
-    if text.strip() and not events:
+    """pysubs2 takes a last line of digits for the number of the next entry, so the blocks are read here."""
+    lines = lines_of(text)
+    found = blocks(lines, field, is_vtt=False)
+    if text.strip() and not found:
         raise InvalidInput(
             f"{field}: no subtitle entry found; SRT or transcript JSON is expected", field=field
         )
+    for block in found:
+        if block.start_s < 0 or block.end_s < 0:
+            problem = (
+                f"entry {block.number} (line {block.first}): negative times: {lines[block.first - 1][:80]}"
+            )
+            raise InvalidInput(f"{field}: {problem}", field=field)
     return tuple(
-        _with_speaker(number, event.start / 1000, event.end / 1000, event.plaintext.strip())
-        for number, event in enumerate(events, start=1)
+        _with_speaker(block.number, block.start_s, block.end_s, _plain(lines[block.first : block.stop]))
+        for block in found
     )
 
 
-def _check_timing_lines(text: str, field: str) -> None:
-    """pysubs2 takes a timing line that it cannot read for text, which would lose the entry silently."""
-    number = 0
-    for line_number, line in enumerate(text.splitlines(), start=1):
-        if "-->" not in line:
-            continue
-        number += 1
-        if not _TIMING_LINE.fullmatch(line):
-            problem = f"entry {number} (line {line_number}): malformed times: {line.strip()[:80]}"
-            raise InvalidInput(f"{field}: {problem}", field=field)
+def _plain(lines: Sequence[str]) -> str:
+    """Text without the tags of SRT, and without those of ASS that people put into it."""
+    text = _SRT_TAG.sub("", "\n".join(lines)).replace("\\N", "\n").replace("\\h", " ")
+    return text.strip()
 
 
 def _with_speaker(number: int, start_s: float, end_s: float, text: str) -> Cue:

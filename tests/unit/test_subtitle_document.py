@@ -175,3 +175,10 @@ def test_cues_of_vtt_and_ass_have_their_speakers(tmp_path):
         (1, 2.5, "Ann", "hello, you\nthere"),
         (3, 4, None, "second"),
     ]
+
+
+def test_a_line_of_digits_at_the_end_of_an_srt_file_is_text(tmp_path):
+    path = tmp_path / "file"
+    first, second = "1\n00:00:01,000 --> 00:00:02,000\n", "2\n00:00:03,000 --> 00:00:04,000\n"
+    path.write_text(f"{first}<i>in the year\n1984</i>\n\n{second}or\n1985\n")
+    assert [cue.text for cue in read_cues(path, "subtitle_path")] == ["in the year\n1984", "or\n1985"]
