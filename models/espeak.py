@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Espeak:
     def __init__(self) -> None:
         self._command = [sys.executable, "-I", _PROGRAM, *_installed()]
         self._child: subprocess.Popen[str] | None = None
+        self._ending: weakref.finalize[[subprocess.Popen[str]], Espeak] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -78,14 +80,19 @@ class Espeak:
                 stderr=subprocess.DEVNULL,
                 encoding="utf-8",
             )
+            self._ending = weakref.finalize(self, _ended, self._child)
         return self._child
 
     def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            with suppress(BrokenPipeError):
-                child.communicate()
+        self._child = None
+        if self._ending is not None:
+            self._ending()
+
+
+def _ended(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    with suppress(BrokenPipeError):
+        child.communicate()
 
 
 def _installed() -> tuple[str, str]:
