@@ -18,7 +18,8 @@ MAX_AT_ONCE = 2  # speakers in one frame
 SAME_SPEAKER_DISTANCE = 0.55  # mean cosine distance up to which clusters of CAM++ vectors are one speaker
 MAX_CLUSTERED = 3000  # vectors that the clusters are made of; the condensed distances of these take 36 MB
 _MIN_CLUSTER = 8  # vectors; less is a voice heard in passing, or two at once
-_MIN_CLUSTER_SHARE = 0.1  # of all vectors, for short recordings
+_MIN_CLUSTER_SHARE = 0.1  # of all vectors, where that is less
+_MIN_LONG_SHARE = 0.02  # of all vectors in long recordings, where voices in passing come together
 _MAX_EXTRA_CUTS = 50
 _MIN_TURN_S = 0.1
 _MAX_GAP_S = 0.1  # a shorter silence does not end a turn
@@ -132,8 +133,8 @@ def speaker_labels(windows: Sequence[WindowSpeech], limits: SpeakerLimits) -> li
     """The speaker, from 0, of each of the `numbers` of each window.
 
     Time grows with the square of the vectors up to `MAX_CLUSTERED`, and linearly beyond: of more vectors, as
-    many are taken evenly from the whole recording, so a speaker of less than 1 % of the speech of
-    several hours may be taken for another.
+    many are taken evenly from the whole recording. Who speaks less than 2 % of the time of a long recording
+    is taken for the most alike of the others.
     """
     kept = [window for window in windows if len(window.numbers)]
     if not kept:
@@ -155,7 +156,7 @@ def clusters(vectors: np.ndarray, limits: SpeakerLimits) -> np.ndarray:
     if len(vectors) == 1:
         return np.zeros(1, int)
     tree = linkage(vectors, "average", metric="cosine")
-    smallest = min(_MIN_CLUSTER, max(1, round(_MIN_CLUSTER_SHARE * len(vectors))))
+    smallest = _smallest(len(vectors))
     labels = _large(fcluster(tree, SAME_SPEAKER_DISTANCE, "distance"), smallest)
     wanted = min(max(int(labels.max()) + 1, limits.at_least), limits.at_most)
     for number in range(wanted, wanted + _MAX_EXTRA_CUTS):
@@ -196,6 +197,12 @@ def _elected(votes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
         main = np.where(chosen & (rank == 0), best, main)
         votes[rows, best] = 0
     return active, main
+
+
+def _smallest(num_vectors: int) -> int:
+    """How many vectors make a speaker."""
+    in_short = min(_MIN_CLUSTER, round(_MIN_CLUSTER_SHARE * num_vectors))
+    return max(1, in_short, round(_MIN_LONG_SHARE * num_vectors))
 
 
 def _large(labels: np.ndarray, smallest: int) -> np.ndarray:

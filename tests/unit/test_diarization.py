@@ -110,11 +110,21 @@ def test_fewer_vectors_than_speakers_asked_for() -> None:
     assert list(clusters(voices(1, 1), SpeakerLimits(2, 2))) == [0]
 
 
-def test_a_voice_heard_in_passing_is_no_speaker_of_its_own() -> None:
-    vectors = np.concatenate([voices(2, 40), -voices(2, 40)[:3]])
+@pytest.mark.parametrize(
+    ("each", "passing", "expected"),
+    [
+        pytest.param(40, 3, 2, id="short recording, in passing"),
+        pytest.param(40, 8, 3, id="short recording, a sentence"),
+        pytest.param(500, 15, 2, id="long recording, in passing"),
+        pytest.param(500, 30, 3, id="long recording, some sentences"),
+    ],
+)
+def test_a_voice_heard_in_passing_is_no_speaker_of_its_own(each: int, passing: int, expected: int) -> None:
+    vectors = np.concatenate([voices(2, each), -voices(2, each)[:passing]])
     labels = clusters(vectors, ANY)
-    assert labels.max() + 1 == 2
-    assert list(labels[-3:]) == [-1, -1, -1]
+    assert labels.max() + 1 == expected
+    assert len(set(labels[-passing:])) == 1
+    assert (labels[-1] == -1) == (expected == 2)
 
 
 def test_two_voices_of_a_window_are_two_speakers_while_there_are_two() -> None:
