@@ -137,7 +137,7 @@ class Chat:
             return self._patience.pause_s * 2 ** (number - 1)
         if asked_s > self._patience.max_retry_after_s:
             text = f"the chat server of MEDIARAY_CHAT_URL is busy and asks to come back in {asked_s:.0f} s"
-            raise TransientFailure(text) from error
+            raise TransientFailure(text) from None  # the server's words may repeat the key
         return asked_s
 
     def _refusal(self, error: openai.APIStatusError) -> PermanentFailure:
