@@ -56,6 +56,7 @@ class IngressArgs(BaseModel):
 
 DEFAULT_SERVICES = {
     "ffmpeg": ServiceArgs(min_replicas=1, max_replicas=2),
+    "faster_whisper": ServiceArgs(threads=1),
     "audio_separator": ServiceArgs(threads=1),
     "pyannote_audio": ServiceArgs(threads=1),
     "paddleocr": ServiceArgs(threads=1),

@@ -92,11 +92,14 @@ class AudioWriter:
     ) -> None:
         with self._container:
             if kind is None:
+                self._container.start_encoding()  # a file of no samples has a header too
                 self._encode(None)
                 self._container.mux(self._stream.encode(None))
 
     def write(self, samples: np.ndarray) -> None:
         """Append a block; samples outside -1..1 are clipped."""
+        if not samples.shape[1]:
+            return
         block = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=self._layout)
         frame.sample_rate = self._rate_hz

@@ -8,6 +8,7 @@ from models.engine import ModelSpec
 from models.zoo import (
     audio_separator,
     diagnostics,
+    faster_whisper,
     ffmpeg,
     flashvsr,
     hallo2,
@@ -20,6 +21,7 @@ from models.zoo import (
 
 MODELS: tuple[ModelSpec, ...] = (
     *ffmpeg.MODELS,
+    *faster_whisper.MODELS,
     *audio_separator.MODELS,
     *pyannote_audio.MODELS,
     *paddleocr.MODELS,

@@ -171,10 +171,10 @@ def test_numbers_that_are_none_are_silence(tmp_path: Path) -> None:
 
 def test_a_sound_of_no_samples_has_no_blocks(tmp_path: Path) -> None:
     path = tmp_path / "empty.wav"
-    with wave.open(str(path), "wb") as empty:
-        empty.setnchannels(1)
-        empty.setsampwidth(2)
-        empty.setframerate(RATE_HZ)
+    with AudioWriter(path, AudioFormat.WAV, rate_hz=RATE_HZ, channels=1) as writer:
+        writer.write(np.zeros((1, 0), np.float32))
+    with wave.open(str(path)) as empty:
+        assert (empty.getframerate(), empty.getnframes()) == (RATE_HZ, 0)
     assert list(decode_audio(path, rate_hz=RATE_HZ, channels=1, block_s=1)) == []
     assert read_audio(path, rate_hz=RATE_HZ, channels=2).shape == (2, 0)
 
