@@ -20,6 +20,7 @@ from models.text_segments import Script, scripts_of, segments
 from models.zoo.indextts_inputs import (
     CHINESE,
     ENGLISH,
+    MAX_SEGMENT_TOKENS,
     OutputFile,
     SpeechInputs,
     check,
@@ -46,17 +47,22 @@ if TYPE_CHECKING:
 NO_PROMPT = "缺少必需参数: spk_audio_prompt (说话人参考音频)"
 INDEXTTS_RATE_HZ = 22_050
 _INDEXTTS_PROMPT_S = 15.0  # the model hears no more of a recording
+_KOKORO_TOKENS = 60  # about 15 s: the network hurries when it has more to say, and takes memory by length
 _PRINT_RATE_HZ, _PRINT_PROMPT_S = 16_000, 30.0
 _KOKORO_LANGUAGES = {"a": ENGLISH, "b": ENGLISH, "z": CHINESE}  # by the first letter of a voice
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """How an engine says the segments of one task: `say` gives (L,) float32. `info` goes into the result."""
+    """How an engine says the segments of one task: `say` gives (L,) float32. `info` goes into the result.
+
+    `max_tokens` bounds a segment below what the caller allows.
+    """
 
     rate_hz: int
     say: Callable[[str], np.ndarray]
     info: Mapping[str, Any]
+    max_tokens: int = MAX_SEGMENT_TOKENS
 
 
 class SpeechEngine(Engine):
@@ -104,7 +110,7 @@ def _spoken(inputs: SpeechInputs, speaker: Speaker, path: Path, context: RunCont
     audio_format = AudioFormat(path.suffix.lower().removeprefix("."))
     context.report(0, total, stage="speak", unit="characters")
     with AudioWriter(path, audio_format, rate_hz=speaker.rate_hz, channels=1) as writer:
-        for segment in segments(inputs.text, inputs.max_text_tokens_per_segment):
+        for segment in segments(inputs.text, min(inputs.max_text_tokens_per_segment, speaker.max_tokens)):
             said = speaker.say(segment.text)
             if len(said):
                 pause = np.zeros(round(pause_s * speaker.rate_hz) if num_samples else 0, np.float32)
@@ -195,7 +201,7 @@ class FixedVoicesEngine(SpeechEngine):
             "language": language,
             "notes": _notes(inputs, voice.name),
         }
-        return Speaker(voice.rate_hz, say, info)
+        return Speaker(voice.rate_hz, say, info, _KOKORO_TOKENS)
 
     def _chosen(self, inputs: SpeechInputs, language: str, context: RunContext) -> tuple[Voice, float | None]:
         from models.voice_prompts import read_prompt

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARS = 10_000
 NO_TEXT = "输入文本不能为空"
 NUM_EMOTIONS = 8
+MAX_SEGMENT_TOKENS = 600
 ENGLISH, CHINESE = "en", "zh"
 
 _MAX_NAME_BYTES = 200  # a file name may have 255 bytes
@@ -77,7 +78,11 @@ class SpeechInputs(BaseModel):
         description="Language of the text; without it what the script tells. en and zh; IndexTTS knows more.",
     )
     max_text_tokens_per_segment: int = Field(
-        120, ge=20, le=600, description="How much is spoken in one go: about 120 Chinese characters or words."
+        120,
+        ge=20,
+        le=MAX_SEGMENT_TOKENS,
+        description="How much is spoken in one go at most: a Chinese character or four Latin letters"
+        " are one. Kokoro takes at most 60.",
     )
 
     @model_validator(mode="before")
