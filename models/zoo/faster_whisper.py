@@ -11,13 +11,10 @@ and the features make of it, and one batch of spans; segments are written to dis
 
 from __future__ import annotations
 
-import threading
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -34,9 +31,7 @@ from models.engine import (
     InputFile,
     InvalidInput,
     MediaKind,
-    ModelNotReady,
     ModelSpec,
-    OutOfMemory,
     Resources,
     Result,
     RunContext,
@@ -44,6 +39,7 @@ from models.engine import (
 from models.media import MediaInfo
 from models.speech_windows import RATE_HZ, quiet_spans, speech_spans, windows
 from models.transcript_writer import HeardSegment, HeardWord, TranscriptWriter, placed
+from models.whisper_models import LoadedModels, knows, told
 from models.whisper_sizes import (
     BASE_FILES,
     FOLDER,
@@ -65,8 +61,6 @@ WINDOW_S = 300.0
 _SEARCH_S = 30.0  # the end of a window is cut in its last so many seconds
 _SPAN_S = 30.0  # what the network sees at once
 _BATCH = {"cpu": 1, "cuda": 12}  # spans at a time; on a CPU more measured no faster, and take memory
-_COMPUTE_TYPES = {"cpu": "int8", "cuda": "float16"}
-_MAX_LOADED = 2  # models of different sizes that stay in memory
 _CHECK_PERIOD_S = 0.2
 _MAX_PROMPT_CHARS = 2000  # the model sees the last 223 tokens
 _NO_SPEECH_PROB, _MIN_LOGPROB = 0.6, -1.0  # of openai/whisper: above the one and below the other is silence
@@ -127,7 +121,7 @@ class WhisperEngine(Engine):
 
     def load(self, resources: Resources) -> None:
         self._source = self._make_source(resources)
-        self._models = _LoadedModels(self._source, resources.device.partition(":")[0], resources.threads)
+        self._models = LoadedModels(self._source, resources.device.partition(":")[0], resources.threads)
         self._models.get(self._source.choose(Wish()))
 
     def run(self, inputs: TranscribeInputs, context: RunContext) -> Result:
@@ -211,7 +205,7 @@ class _Listener:
         self._batch = _BATCH[device]
         self.language = inputs.language
         self._probability = 1.0
-        if self.language is not None and not _knows(model, self.language):
+        if self.language is not None and not knows(model, self.language):
             text = f"language {self.language} is not known to the Whisper model that is installed"
             raise InvalidInput(f"{text}; large-v3 and later know all", field="language")
 
@@ -224,7 +218,7 @@ class _Listener:
         spans = quiet_spans(samples, span_s=_SPAN_S)
         if self._inputs.vad_filter:
             samples, spans = speech_spans(samples, span_s=_SPAN_S)
-        with _told():
+        with told():
             for first in range(0, len(spans), self._batch):
                 yield from self._decoded(samples, spans[first : first + self._batch])
 
@@ -262,69 +256,6 @@ class _Listener:
             batch_size=self._batch,
             **options,
         )
-
-
-class _LoadedModels:
-    """Models in memory by size: the last that were used stay. Safe to use from several threads."""
-
-    def __init__(self, source: WhisperSource, device: str, threads: int) -> None:
-        self.device = device
-        self._source = source
-        self._threads = threads
-        self._models: OrderedDict[str, WhisperModel] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, size: str) -> WhisperModel:
-        """Raises ModelNotReady for files that are no Whisper model, or a device that does not work."""
-        with self._lock:
-            if size not in self._models:
-                while len(self._models) >= _MAX_LOADED:
-                    self._models.popitem(last=False)
-                self._models[size] = self._loaded(size)
-            self._models.move_to_end(size)
-            return self._models[size]
-
-    def _loaded(self, size: str) -> WhisperModel:
-        with self._source.folder(size) as folder, _told(size):
-            return _open_model(folder, self.device, self._threads)
-
-
-def _open_model(folder: Path, device: str, threads: int) -> WhisperModel:
-    from faster_whisper import WhisperModel
-    from faster_whisper.feature_extractor import FeatureExtractor
-
-    model = WhisperModel(
-        str(folder),
-        device=device,
-        compute_type=_COMPUTE_TYPES[device],
-        cpu_threads=threads,
-        local_files_only=True,
-    )
-    # preprocessor_config.json is often missing, and only tells what the model says itself
-    model.feature_extractor = FeatureExtractor(feature_size=model.model.n_mels)
-    if device != "cpu":
-        model.encode(np.zeros((model.model.n_mels, model.feature_extractor.nb_max_frames), np.float32))
-    return model
-
-
-@contextmanager
-def _told(loading: str = "") -> Iterator[None]:
-    """The failures of CTranslate2, which are all RuntimeError, in the words of `models.errors`."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip()
-        if "out of memory" in reason.lower():
-            raise OutOfMemory(reason) from error
-        if not loading:
-            raise
-        raise ModelNotReady(f"Whisper {loading} cannot be loaded: {reason}") from error
-
-
-def _knows(model: WhisperModel, language: str) -> bool:
-    if not model.model.is_multilingual:
-        return language == "en"
-    return model.hf_tokenizer.token_to_id(f"<|{language}|>") is not None
 
 
 def _prompt(inputs: TranscribeInputs, language: str | None) -> str | None:
