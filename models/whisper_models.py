@@ -47,8 +47,8 @@ class LoadedModels:
 
 
 def _open_model(folder: Path, device: str, threads: int) -> WhisperModel:
-    from faster_whisper import WhisperModel
-    from faster_whisper.feature_extractor import FeatureExtractor
+    from faster_whisper import WhisperModel  # noqa: PLC0415 - CTranslate2 loads with it
+    from faster_whisper.feature_extractor import FeatureExtractor  # noqa: PLC0415 - as above
 
     model = WhisperModel(
         str(folder),
