@@ -43,9 +43,9 @@ MAX_SPEAKERS = 20
 RATE_HZ = 16_000
 _HOP_FRAMES = 60  # 1.0125 s: a whole number, so that windows vote on the same frames
 _BLOCK_S = 10.0
-_VOICE_S = 2.5  # of a voice in a window goes into its vector: more costs time and measured no better
-_MIN_VOICE_S = 0.2
-_MIN_CLEAN_S = 0.5  # with less than this alone, a voice is taken with those who speak over it
+_VOICE_FRAMES = 120  # 2 s of a voice in a window go into its vector: more costs time and measured no better
+_LENGTH_STEP_FRAMES = 12  # 0.2 s: few different lengths, since the network keeps memory for each
+_MIN_CLEAN_FRAMES = 30  # 0.5 s; who is alone for less is taken with those who speak over them
 _MAX_FULL_S = 7200.0  # the full engine takes about 11 GB for an hour
 _FULL_NAME = "pyannote/speaker-diarization-community-1"
 _EMBEDDED_NAME = "segmentation-3.0 + CAM++ (embedded)"
@@ -163,7 +163,7 @@ class EmbeddedDiarizer(Engine):
         numbers, vectors, is_clean = [], [], []
         for number in range(pyannet.MAX_VOICES):
             chosen = _frames_of_voice(activity, number)  # (T,)
-            if chosen.sum() * _frames().step_s >= _MIN_VOICE_S:
+            if chosen.any():
                 check()
                 vectors.append(embed(self._voice, _samples_of(samples, chosen)))
                 numbers.append(number)
@@ -256,12 +256,15 @@ def _windows(path: Path, check: Callable[[], None]) -> Iterator[tuple[np.ndarray
 
 
 def _frames_of_voice(activity: np.ndarray, number: int) -> np.ndarray:
-    """The frames that a voice's vector is made of, (T,) bool: alone if that is enough, near the middle."""
-    step_s = _frames().step_s
+    """The frames that a voice's vector is made of, (T,) bool: alone if that is enough, near the middle.
+
+    None when it speaks for less than `_LENGTH_STEP_FRAMES`.
+    """
     speaks = activity[:, number]
     alone = speaks & (activity.sum(axis=1) == 1)
-    frames = np.flatnonzero(alone if alone.sum() * step_s >= _MIN_CLEAN_S else speaks)
-    nearest = np.argsort(np.abs(frames - len(activity) // 2), kind="stable")[: round(_VOICE_S / step_s)]
+    frames = np.flatnonzero(alone if alone.sum() >= _MIN_CLEAN_FRAMES else speaks)
+    size = min(len(frames), _VOICE_FRAMES) // _LENGTH_STEP_FRAMES * _LENGTH_STEP_FRAMES
+    nearest = np.argsort(np.abs(frames - len(activity) // 2), kind="stable")[:size]
     chosen = np.zeros(len(activity), bool)
     chosen[frames[nearest]] = True
     return chosen
