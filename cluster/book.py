@@ -21,6 +21,7 @@ from cluster.feed import ChangeFeed
 from cluster.leases import Leases
 from cluster.outbox import Outbox, with_callback
 from cluster.presence import Presence
+from cluster.records import with_final_progress
 from cluster.retry import retry_delay_s
 from cluster.store import TaskStore
 from cluster.task import (
@@ -203,7 +204,7 @@ class TaskBook:
             expires_at=now if task.is_deleted else now + self._limits.retention_s,
             **state,
         )
-        ended = with_callback(ended, now)
+        ended = with_callback(with_final_progress(ended), now)
         detail = ended.failure.message if ended.failure else ""
         batch = self.change(ended, event.value, detail, within_s=within_s)
         self._release(task)

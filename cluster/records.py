@@ -53,7 +53,7 @@ def from_row(row: Any) -> Task:
     # A record of an earlier version has none.
     state["deliveries"] = tuple(_delivery(delivery) for delivery in state.get("deliveries", ()))
     task = Task(**columns, **json.loads(row.request), **state)
-    return task if not task.status.is_final else _with_final_progress(task)
+    return task if not task.status.is_final else with_final_progress(task)
 
 
 def _delivery(values: Json) -> Delivery:
@@ -61,9 +61,12 @@ def _delivery(values: Json) -> Delivery:
     return Delivery(**values | {"status": DeliveryStatus(values["status"]), "tries": tries})
 
 
-def _with_final_progress(task: Task) -> Task:
-    done = 1.0 if task.status is Status.SUCCEEDED else 0.0
-    return replace(task, progress=Progress(done=done, total=1.0))
+def with_final_progress(task: Task) -> Task:
+    """An ended task with the progress of its end: all of it where it succeeded, else as far as it was known."""
+    known = task.progress
+    total = known.total or 1.0
+    done = total if task.status is Status.SUCCEEDED else known.done
+    return replace(task, progress=Progress(done, total, known.unit, known.stage))
 
 
 def _dump(values: dict[str, Any]) -> str:

@@ -31,7 +31,12 @@ def correcting_engines(make: Callable[[], CorrectingEngine]) -> tuple[EngineSpec
     """Both engines of a task; the licence is that of the client, a server's model has its own."""
     return (
         EngineSpec(
-            name="chat", kind=EngineKind.FULL, make=make, packages=("openai",), endpoint=CHAT_ENDPOINT
+            name="chat",
+            kind=EngineKind.FULL,
+            make=make,
+            version="OpenAI-compatible chat completions",
+            packages=("openai",),
+            endpoint=CHAT_ENDPOINT,
         ),
-        EngineSpec(name="rules", kind=EngineKind.EMBEDDED, make=make),
+        EngineSpec(name="rules", kind=EngineKind.EMBEDDED, make=make, version="1"),
     )

@@ -139,7 +139,15 @@ MODELS = (
         name="wservice.generate_subtitle_files",
         title="Subtitle files from a transcript",
         inputs=SubtitleInputs,
-        engines=(EngineSpec(name="pysubs2", kind=EngineKind.FULL, make=SubtitleEngine, licence="MIT"),),
+        engines=(
+            EngineSpec(
+                name="pysubs2",
+                kind=EngineKind.FULL,
+                make=SubtitleEngine,
+                version="pysubs2 1.8.1",
+                licence="MIT",
+            ),
+        ),
         check=check,
         run_timeout_s=1800.0,
     ),

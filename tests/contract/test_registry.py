@@ -174,6 +174,17 @@ async def test_beats_keep_a_lease_and_carry_progress(registry: TaskRegistry, clo
         await registry.tick()
     shown = await registry.get("t")
     assert (shown.status, shown.progress.fraction) == (Status.RUNNING, 0.9)
+    assert await registry.finish([outcome(task)]) == [True]
+    assert (await registry.get("t")).progress == Progress(done=10, total=10, unit="frames", stage="run")
+
+
+async def test_a_failed_task_shows_how_far_it_came(registry: TaskRegistry) -> None:
+    await registry.submit(new_task(id="t"))
+    task = await leased(registry)
+    await registry.beat("w1", [Beat("t", task.fence, Progress(done=3, total=10, unit="frames", eta_s=7.0))])
+    failure = Failure(FailureCode.INVALID_PARAMS, "no")
+    assert await registry.finish([outcome(task, OutcomeKind.FAILED, failure=failure)]) == [True]
+    assert (await registry.get("t")).progress == Progress(done=3, total=10, unit="frames")
 
 
 async def test_attempts_run_out(registry: TaskRegistry, clock: ManualClock) -> None:
