@@ -62,7 +62,7 @@ def _delivery(values: Json) -> Delivery:
 
 
 def with_final_progress(task: Task) -> Task:
-    """An ended task with the progress of its end: all of it where it succeeded, else as far as it was known."""
+    """An ended task with the progress of its end: all where it succeeded, else as far as it was known."""
     known = task.progress
     total = known.total or 1.0
     done = total if task.status is Status.SUCCEEDED else known.done
