@@ -1,14 +1,14 @@
-"""Text to the phonemes that the Kokoro and Piper networks were trained on: English and Mandarin.
+"""Text to the phonemes that the Kokoro and Piper networks were trained on: English, Mandarin and Japanese.
 
 English is read by espeak-ng, with the signs of misaki where Kokoro has its own; Mandarin by misaki's table of
-pinyin over words that jieba cuts.
+pinyin over words that jieba cuts; Japanese by `models.japanese`.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,8 @@ from misaki.zh import ZHG2P
 
 from models import spoken_forms
 from models.espeak import Espeak
-from models.text_segments import ABBREVIATION, Script, runs
+from models.japanese import Japanese, with_units
+from models.text_segments import ABBREVIATION, Reading, Script, runs
 
 _MARKS = ".!?,;:—…"
 _TAIL = re.compile(rf"[{_MARKS}][{_MARKS}\s\"'”’)\]}}»]*$")
@@ -28,12 +29,17 @@ _FROM_ESPEAK = (  # longer ones first
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]+|[^\u3400-\u4dbf\u4e00-\u9fff]+")
 _CHINESE_MARKS = str.maketrans(
     {
-        **dict.fromkeys("、", ","),
+        **{"、": ",", "〇": "零"},
         "。": ".",
         **dict.fromkeys("《「『【〈", "“"),
         **dict.fromkeys("》」』】〉", "”"),
     }
 )
+_UNITS: dict[Script, Callable[[str], str]] = {  # said in the main language, also where they are Latin letters
+    Script.LATIN: lambda text: text.replace("°C", " degrees Celsius"),
+    Script.HAN: lambda text: text.replace("°C", "摄氏度"),
+    Script.KANA: with_units,
+}
 
 
 class Phonemizer:
@@ -41,17 +47,16 @@ class Phonemizer:
 
     def __init__(self, espeak: Espeak) -> None:
         self._espeak = espeak
-        self._mandarin = _Mandarin()
+        self._readers: dict[Script, Callable[[str], str]] = {
+            Script.LATIN: lambda text: kokoro_signs(self.english(text)),
+            Script.HAN: _Mandarin(),
+            Script.KANA: Japanese(),
+        }
 
-    def kokoro(self, segment: str, main: Script) -> str:
-        """The phonemes of a segment that is mostly in the script `main`, and may contain the other."""
-        text = spoken_forms.plain(segment).replace(
-            "°C", "摄氏度" if main is Script.HAN else " degrees Celsius"
-        )
-        said = [
-            self._mandarin(run.text) if run.script is Script.HAN else kokoro_signs(self.english(run.text))
-            for run in runs(text, main)
-        ]
+    def kokoro(self, segment: str, reading: Reading) -> str:
+        """The phonemes of a segment, each of its scripts read in its language."""
+        text = _UNITS[reading.main](spoken_forms.plain(segment))
+        said = [self._readers[run.script](run.text) for run in runs(text, reading)]
         return re.sub(r"\s+", " ", " ".join(said)).strip()
 
     def english(self, segment: str) -> str:

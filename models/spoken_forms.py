@@ -29,9 +29,11 @@ _SILENT_CATEGORIES = frozenset({"So", "Sk", "Cf", "Cs", "Co", "Cn", "Cc"})
 
 
 def plain(text: str) -> str:
-    """`text` without pictures and invisible characters, with usual forms for full-width ones."""
+    """`text` without pictures and invisible characters, with usual forms for full-width ones and digits."""
     kept = (
-        " " if unicodedata.category(char) in _SILENT_CATEGORIES and char != "°" else char
+        " "
+        if unicodedata.category(char) in _SILENT_CATEGORIES and char != "°"
+        else str(unicodedata.digit(char, char))
         for char in unicodedata.normalize("NFKC", text)
     )
     return re.sub(r"\s+", " ", "".join(kept)).strip()

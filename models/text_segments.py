@@ -1,38 +1,18 @@
-"""Text to be spoken, cut where a speaker would breathe: sentences, clauses, and runs of one script. Pure."""
+"""Text to be spoken: its languages, and where a speaker would breathe: sentences, clauses, and runs. Pure."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+ENGLISH, CHINESE, JAPANESE = "en", "zh", "ja"
 SENTENCE_PAUSE_S = 0.3
 PARAGRAPH_PAUSE_S = 0.6
 PHRASE_PAUSE_S = 0.12
-
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uff66-\uff9d"
-_LATIN = "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
-_IS_HAN, _IS_KANA, _IS_LATIN = (re.compile(f"[{letters}]") for letters in (_HAN, _KANA, _LATIN))
-_WORD = re.compile(f"[{_LATIN}]+")
-_ATOM = re.compile(rf"[{_LATIN}]{{1,4}}|\s+|.", re.DOTALL)  # as byte-pair vocabularies cut, about
-_LATIN_RUN = re.compile(
-    rf"[{_LATIN}][{_LATIN}0-9]*(?:[-'’.&+_/]?[{_LATIN}0-9]+)*(?: +[{_LATIN}][{_LATIN}0-9'’-]*)*"
-)
-_HAN_RUN = re.compile(f"[{_HAN}]+(?:[、，。！？；：]*[{_HAN}]+)*")
-
-_CLOSERS = "\"'”’)\\]」』】》"
-_SENTENCE = re.compile(
-    rf"(?:[。！？!?…]+|(?<![.\d])\.(?!\d)|(?<=\d)\.(?=\s|$)|\.{{2,}})[.!?{_CLOSERS}]*(?=\s|$|[{_HAN}])"
-    rf"|[。！？][{_CLOSERS}]*"
-)
-_SPACE = re.compile(r"\s+")
-_CLAUSE = re.compile(rf"[,;:，；：、—][{_CLOSERS}]*\s*")
-ABBREVIATION = re.compile(
-    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|vs|etc|No|Fig|Inc|Ltd|Co|e\.g|i\.e)|\b[A-Z])\.$", re.IGNORECASE
-)
+_HAN_PER_KANA = 20  # Japanese has more kana than this
 
 
 class Script(StrEnum):
@@ -44,6 +24,36 @@ class Script(StrEnum):
     OTHER = "other"
 
 
+_HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+_LATIN = "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
+_IS_HAN, _IS_KANA, _IS_LATIN = (re.compile(f"[{letters}]") for letters in (_HAN, _KANA, _LATIN))
+_WORD = re.compile(f"[{_LATIN}]+")
+_ATOM = re.compile(rf"[{_LATIN}]{{1,4}}|\s+|.", re.DOTALL)  # as byte-pair vocabularies cut, about
+_LATIN_RUN = re.compile(
+    rf"[{_LATIN}][{_LATIN}0-9]*(?:[-'’.&+_/]?[{_LATIN}0-9]+)*(?: +[{_LATIN}][{_LATIN}0-9'’-]*)*"
+)
+_MARK = r"(?:[.!?,;:。！？，、；：…](?!\d))?"  # with the run that it ends: a mark alone says nothing
+_EAST_RUN = re.compile(f"[{_HAN}{_KANA}]+(?:[、，。！？；：・「」『』]*[{_HAN}{_KANA}]+)*{_MARK}")
+_KANA_RUN = f"[{_KANA}]+(?:[、，。！？；：・]*[{_KANA}]+)*{_MARK}"
+_FOREIGN_RUN = {  # what is not in the main script
+    Script.LATIN: _EAST_RUN,
+    Script.HAN: re.compile(f"{_LATIN_RUN.pattern}|{_KANA_RUN}"),
+    Script.KANA: _LATIN_RUN,
+}
+
+_CLOSERS = "\"'”’)\\]」』】》"
+_SENTENCE = re.compile(
+    rf"(?:[。！？!?…]+|(?<![.\d])\.(?!\d)|(?<=\d)\.(?=\s|$)|\.{{2,}})[.!?{_CLOSERS}]*(?=\s|$|[{_HAN}{_KANA}])"
+    rf"|[。！？][{_CLOSERS}]*"
+)
+_SPACE = re.compile(r"\s+")
+_CLAUSE = re.compile(rf"[,;:，；：、—][{_CLOSERS}]*\s*")
+ABBREVIATION = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|vs|etc|No|Fig|Inc|Ltd|Co|e\.g|i\.e)|\b[A-Z])\.$", re.IGNORECASE
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """What is spoken in one breath: `end` is where the text after it begins, `pause_s` the silence after."""
@@ -51,6 +61,14 @@ class Segment:
     text: str
     end: int
     pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`main` is the script whose language says digits and signs; `han` is KANA where Han is Japanese."""
+
+    main: Script
+    han: Script
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +102,33 @@ def other_letters(text: str) -> str:
     return "".join(list(found)[:5])
 
 
-def runs(text: str, main: Script) -> list[Run]:
-    """`text` in stretches of Latin or Han letters; digits and signs belong to the script `main`."""
-    other, pattern = (Script.LATIN, _LATIN_RUN) if main is Script.HAN else (Script.HAN, _HAN_RUN)
+def language_of(text: str) -> str:
+    """What most of the text is written in: en, zh, or ja where kana stand among Han characters."""
+    scripts = scripts_of(text)
+    eastern = scripts.get(Script.HAN, 0) + scripts.get(Script.KANA, 0)
+    if not eastern or eastern < scripts.get(Script.LATIN, 0):
+        return ENGLISH
+    return JAPANESE if _is_japanese(scripts) else CHINESE
+
+
+def reading_of(text: str, language: str) -> Reading:
+    """How `text` is read by a speaker of `language`, en, zh or ja."""
+    if language == ENGLISH:
+        return Reading(Script.LATIN, Script.KANA if _is_japanese(scripts_of(text)) else Script.HAN)
+    main = {CHINESE: Script.HAN, JAPANESE: Script.KANA}[language]
+    return Reading(main, main)
+
+
+def runs(text: str, reading: Reading) -> list[Run]:
+    """`text` in stretches of one script; digits and signs belong to the main one, in Japanese Han too."""
     found, at = [], 0
-    for match in pattern.finditer(text):
-        found += [Run(text[at : match.start()], main), Run(match.group(), other)]
+    for match in _FOREIGN_RUN[reading.main].finditer(text):
+        other = _script_of(match[0][0])
+        if other is not Script.LATIN:
+            other = Script.KANA if _IS_KANA.search(match[0]) else reading.han
+        found += [Run(text[at : match.start()], reading.main), Run(match[0], other)]
         at = match.end()
-    found.append(Run(text[at:], main))
+    found.append(Run(text[at:], reading.main))
     return [run for run in found if run.text.strip()]
 
 
@@ -115,6 +152,11 @@ def segments(text: str, max_tokens: int) -> list[Segment]:
             packed[-1] = Segment(last.text, last.end, PARAGRAPH_PAUSE_S)
         found += packed
     return found
+
+
+def _is_japanese(scripts: Mapping[Script, int]) -> bool:
+    """Whether Han characters are Japanese: a stray の is also found in Chinese."""
+    return scripts.get(Script.KANA, 0) * _HAN_PER_KANA > scripts.get(Script.HAN, 0)
 
 
 def _script_of(char: str) -> Script:

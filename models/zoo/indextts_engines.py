@@ -16,15 +16,22 @@ from models.audio_formats import AudioFormat
 from models.audio_streams import AudioWriter, transcode
 from models.disk import disk_errors
 from models.engine import Engine, InvalidInput, Resources, Result, RunContext
-from models.text_segments import Script, scripts_of, segments
-from models.zoo.indextts_inputs import (
+from models.text_segments import (
     CHINESE,
     ENGLISH,
+    JAPANESE,
+    Script,
+    reading_of,
+    scripts_of,
+    segments,
+)
+from models.zoo.indextts_inputs import (
     MAX_SEGMENT_TOKENS,
     OutputFile,
     SpeechInputs,
     check,
     emotion_source,
+    has_letters_of,
     language_of,
     output_file,
     parameters,
@@ -49,7 +56,12 @@ INDEXTTS_RATE_HZ = 22_050
 _INDEXTTS_PROMPT_S = 15.0  # the model hears no more of a recording
 _KOKORO_TOKENS = 60  # about 15 s: the network hurries when it has more to say, and takes memory by length
 _PRINT_RATE_HZ, _PRINT_PROMPT_S = 16_000, 30.0
-_KOKORO_LANGUAGES = {"a": ENGLISH, "b": ENGLISH, "z": CHINESE}  # by the first letter of a voice
+_KOKORO_LANGUAGES = {
+    "a": ENGLISH,
+    "b": ENGLISH,
+    "j": JAPANESE,
+    "z": CHINESE,
+}  # by the first letter of a voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +201,10 @@ class FixedVoicesEngine(SpeechEngine):
     def _speaker(self, inputs: SpeechInputs, context: RunContext) -> Speaker:
         language = language_of(inputs.text, inputs.language)
         voice, similarity = self._chosen(inputs, language, context)
+        reading = reading_of(inputs.text, language)
 
         def say(text: str) -> np.ndarray:
-            return voice.speak(text, language, context.check)
+            return voice.speak(text, reading, context.check)
 
         info = {
             "model_name": self._model_name,
@@ -199,7 +212,7 @@ class FixedVoicesEngine(SpeechEngine):
             "similarity": None if similarity is None else round(similarity, 3),
             "is_cloned": False,
             "language": language,
-            "notes": _notes(inputs, voice.name),
+            "notes": _notes(inputs, voice.name, language),
         }
         return Speaker(voice.rate_hz, say, info, _KOKORO_TOKENS)
 
@@ -230,17 +243,20 @@ class FixedVoicesEngine(SpeechEngine):
     @staticmethod
     def _reads(voice: Voice, language: str, text: str) -> bool:
         """Whether a voice can say all of a text: a Piper voice leaves out what is not in its language."""
-        is_mixed = language == ENGLISH and Script.HAN in scripts_of(text)
+        is_mixed = language == ENGLISH and bool({Script.HAN, Script.KANA} & scripts_of(text).keys())
         return language in voice.languages and (voice.reads_all_scripts or not is_mixed)
 
 
-def _notes(inputs: SpeechInputs, voice: str) -> list[str]:
+def _notes(inputs: SpeechInputs, voice: str, language: str) -> list[str]:
     """What a caller may not expect of the result, in words."""
     said = {
         f"no voice was cloned: {voice} is the voice of this engine nearest to the prompt": (
             inputs.spk_audio_prompt is not None
         ),
         f"{emotion_source(inputs)} is ignored: this engine has no emotions": bool(emotion_source(inputs)),
+        f"text has no letters of language {language}: it is read in the language of those it has": (
+            not has_letters_of(inputs.text, language)
+        ),
     }
     return [text for text, applies in said.items() if applies]
 
@@ -260,9 +276,9 @@ class EmbeddedEngine(FixedVoicesEngine):
         network = Kokoro(OnnxSession(joined, **options), load_styles(weights[KOKORO_VOICES.path]))
         reader = _reader()
         joe = PiperVoice("joe", Piper(weights[PIPER_MODEL.path], **options), reader)
-        languages = (ENGLISH, CHINESE)
+        languages = (ENGLISH, CHINESE, JAPANESE)
         self._voices = (joe, *(KokoroVoice(name, languages, network, reader) for name in network.styles))
-        self._defaults = {ENGLISH: "joe", CHINESE: "jf_alpha"}
+        self._defaults = {ENGLISH: "joe", CHINESE: "jf_alpha", JAPANESE: "jf_alpha"}
         self._model_name = "Kokoro-82M int8 and Piper en_US-joe-medium"
         self._resources = resources
 
@@ -284,7 +300,7 @@ class KokoroEngine(FixedVoicesEngine):
             for name in sorted(styles)
             if name[:1] in _KOKORO_LANGUAGES
         )
-        self._defaults = {ENGLISH: "af_heart", CHINESE: "zf_xiaobei"}
+        self._defaults = {ENGLISH: "af_heart", CHINESE: "zf_xiaobei", JAPANESE: "jf_alpha"}
         self._model_name = "Kokoro-82M"
         self._resources = resources
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from models import text_segments
 from models.audio_formats import AudioFormat
 from models.engine import InputFile, InvalidInput, MediaKind
-from models.text_segments import Script, is_speakable, other_letters, scripts_of
+from models.text_segments import CHINESE, ENGLISH, JAPANESE, Script, is_speakable, other_letters, scripts_of
 
 if TYPE_CHECKING:
     from models.media import MediaInfo
@@ -20,13 +21,14 @@ MAX_TEXT_CHARS = 10_000
 NO_TEXT = "输入文本不能为空"
 NUM_EMOTIONS = 8
 MAX_SEGMENT_TOKENS = 600
-ENGLISH, CHINESE = "en", "zh"
 
 _MAX_NAME_BYTES = 200  # a file name may have 255 bytes
 _LANGUAGES = {
     **dict.fromkeys(("en", "en-us", "en-gb", "eng", "english"), ENGLISH),
     **dict.fromkeys(("zh", "zh-cn", "zh-hans", "zh-tw", "cmn", "chinese", "mandarin"), CHINESE),
+    **dict.fromkeys(("ja", "ja-jp", "jpn", "japanese"), JAPANESE),
 }
+_WRITTEN_IN = {ENGLISH: (Script.LATIN,), CHINESE: (Script.HAN,), JAPANESE: (Script.KANA, Script.HAN)}
 _ALIASES = {
     "spk_audio_prompt": ("reference_audio", "speaker_audio"),
     "emo_audio_prompt": ("emotion_reference",),
@@ -75,13 +77,13 @@ class SpeechInputs(BaseModel):
         None,
         pattern=r"^[A-Za-z]+(-[A-Za-z0-9]+)*$",
         max_length=20,
-        description="Language of the text; without it what the script tells. en and zh; IndexTTS knows more.",
+        description="Language of the text, else what the script tells. en, zh and ja; IndexTTS knows more.",
     )
     max_text_tokens_per_segment: int = Field(
         120,
         ge=20,
         le=MAX_SEGMENT_TOKENS,
-        description="How much is spoken in one go at most: a Chinese character or four Latin letters"
+        description="How much is spoken in one go at most: a Chinese character, a kana or four Latin letters"
         " are one. Kokoro takes at most 60.",
     )
 
@@ -146,24 +148,25 @@ def check(inputs: SpeechInputs, _probes: Mapping[str, MediaInfo]) -> None:
 
 
 def language_of(text: str, given: str | None) -> str:
-    """The language, en or zh: what is given, else what most of the text is written in.
+    """The language, en, zh or ja: what is given, else what most of the text is written in.
 
     Raises InvalidInput for a language or script that Kokoro and Piper cannot read here.
     """
     scripts = scripts_of(text)
-    known = "this engine reads English (en) and Mandarin (zh)"
+    known = "this engine reads English (en), Mandarin (zh) and Japanese (ja)"
     if given is not None and given.lower() not in _LANGUAGES:
         raise InvalidInput(f"language: {given} is not known; {known}", field="language")
-    if Script.KANA in scripts:
-        raise InvalidInput(f"text is Japanese; {known}", field="text")
     if Script.OTHER in scripts:
         raise InvalidInput(
             f"text has letters that cannot be read: {other_letters(text)}; {known}", field="text"
         )
-    if given is not None:
-        return _LANGUAGES[given.lower()]
-    han, latin = scripts.get(Script.HAN, 0), scripts.get(Script.LATIN, 0)
-    return CHINESE if han and han >= latin else ENGLISH
+    return text_segments.language_of(text) if given is None else _LANGUAGES[given.lower()]
+
+
+def has_letters_of(text: str, language: str) -> bool:
+    """Whether some of the text is written in a script of `language`; a text of digits alone is."""
+    scripts = scripts_of(text)
+    return not scripts or any(script in scripts for script in _WRITTEN_IN[language])
 
 
 def emotion_source(inputs: SpeechInputs) -> str:

@@ -20,7 +20,7 @@ from models.errors import TransientFailure
 from models.espeak import Espeak
 from models.networks.kokoro import MAX_TOKENS, TOKENS, parts
 from models.phonemes import Phonemizer, kokoro_signs, with_marks
-from models.text_segments import Script
+from models.text_segments import reading_of
 from tests.stores import REPOSITORY
 
 
@@ -100,24 +100,29 @@ def test_long_phonemes_are_parted_between_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "main", "phonemes"),
+    ("text", "language", "phonemes"),
     [
-        ("Hello, world!", Script.LATIN, "həlˈO, wˈɜɹld!"),
-        ("你好。", Script.HAN, "ni↓xau↓."),
-        ("我用Python写代码。", Script.HAN, "wo↓jʊ↘ŋ pˈIθən ɕje↓ tai↘ma↓."),
-        ("I love 北京, really.", Script.LATIN, "I lˈʌv pei↓ʨi→ŋ ɹˈiəli."),
-        ("20℃", Script.HAN, "ɚ↘ʂɨ↗ ʂɤ↘ʂɨ↘tu↘"),
+        ("Hello, world!", "en", "həlˈO, wˈɜɹld!"),
+        ("你好。", "zh", "ni↓xau↓."),
+        ("我用Python写代码。", "zh", "wo↓jʊ↘ŋ pˈIθən ɕje↓ tai↘ma↓."),
+        ("I love 北京, really.", "en", "I lˈʌv pei↓ʨi→ŋ, ɹˈiəli."),
+        ("20℃", "zh", "ɚ↘ʂɨ↗ ʂɤ↘ʂɨ↘tu↘"),
+        ("私は東京へ行きました。", "ja", "βatakɯɕi βa toːkʲoː e ikʲi maɕita."),
+        ("Pythonで5kmの地図を作る", "ja", "pˈIθən de ɡo kʲiɾomeːtoɾɯ no ʨizɨ o ʦɨkɯɾɯ"),
+        ("I said ありがとう.", "en", "I sˈɛd aɾʲiɡatoː."),
+        ("これは3つです", "en", "koɾe βa θɹˈi ʦɨ desɨ"),
+        ("他说ありがとう。", "zh", "tʰa→ ʂwo→ aɾʲiɡatoː."),
     ],
 )
-def test_phonemes_of_both_languages(reader: Phonemizer, text: str, main: Script, phonemes: str) -> None:
-    assert reader.kokoro(text, main) == phonemes
+def test_phonemes_of_all_languages(reader: Phonemizer, text: str, language: str, phonemes: str) -> None:
+    assert reader.kokoro(text, reading_of(text, language)) == phonemes
 
 
 def test_reading_chinese_leaves_no_file_behind(
     reader: Phonemizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert Phonemizer(Espeak()).kokoro("早上好。", Script.HAN) == "ʦau↓ʂa↘ŋxau↓."
+    assert Phonemizer(Espeak()).kokoro("早上好。", reading_of("早上好。", "zh")) == "ʦau↓ʂa↘ŋxau↓."
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 

@@ -147,6 +147,14 @@ def test_the_longest_text_is_accepted() -> None:
         ("123", None, "en"),
         ("123", "zh-CN", "zh"),
         ("café", "English", "en"),
+        ("これはペンです", None, "ja"),
+        ("ﾊﾛｰﾜｰﾙﾄﾞ", None, "ja"),
+        ("東京都", None, "zh"),
+        ("東京都", "Japanese", "ja"),
+        ("明日 meeting があります", None, "ja"),
+        ("We eat お好み焼き and go home now", None, "en"),
+        ("鲜の味是上海的一家日本料理店，每天晚上都有很多客人", None, "zh"),
+        ("こんにちは", "en", "en"),
     ],
 )
 def test_the_language_is_given_or_what_the_script_tells(text: str, given: str | None, language: str) -> None:
@@ -156,7 +164,6 @@ def test_the_language_is_given_or_what_the_script_tells(text: str, given: str | 
 @pytest.mark.parametrize(
     ("text", "given", "field"),
     [
-        ("これはペンです", None, "text"),
         ("Привет", None, "text"),
         ("مرحبا", None, "text"),
         ("Bonjour", "fr", "language"),
@@ -166,7 +173,7 @@ def test_the_language_is_given_or_what_the_script_tells(text: str, given: str | 
 def test_what_the_fixed_voices_cannot_read_is_refused_with_what_they_can(
     text: str, given: str | None, field: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=r"English \(en\) and Mandarin \(zh\)") as refused:
+    with pytest.raises(InvalidInput, match=r"English \(en\), Mandarin \(zh\) and Japanese \(ja\)") as refused:
         language_of(text, given)
     assert refused.value.field == field
 

@@ -8,11 +8,13 @@ from models.text_segments import (
     PARAGRAPH_PAUSE_S,
     PHRASE_PAUSE_S,
     SENTENCE_PAUSE_S,
+    Reading,
     Run,
     Script,
     is_speakable,
     num_tokens,
     other_letters,
+    reading_of,
     runs,
     scripts_of,
     segments,
@@ -24,6 +26,7 @@ TEXTS = {
     "no blanks": "a" * 400,
     "no marks": "word " * 300,
     "clauses": "第一，" * 200,
+    "japanese": "今日は、いい天気ですね。「はい。」と彼女は言った！" * 3,
     "lines": "line one\n\nline two。三",
 }
 
@@ -90,15 +93,35 @@ def test_scripts_are_counted() -> None:
 
 
 def test_runs_give_digits_to_the_main_script() -> None:
-    assert runs("我用Python 3写，GPT-4很好。", Script.HAN) == [
+    assert runs("我用Python 3写，GPT-4很好。", Reading(Script.HAN, Script.HAN)) == [
         Run("我用", Script.HAN),
         Run("Python", Script.LATIN),
         Run(" 3写，", Script.HAN),
         Run("GPT-4", Script.LATIN),
         Run("很好。", Script.HAN),
     ]
-    assert runs("I love 北京, 3 times.", Script.LATIN) == [
+    assert runs("I love 北京, 3 times.", Reading(Script.LATIN, Script.HAN)) == [
         Run("I love ", Script.LATIN),
-        Run("北京", Script.HAN),
-        Run(", 3 times.", Script.LATIN),
+        Run("北京,", Script.HAN),
+        Run(" 3 times.", Script.LATIN),
     ]
+
+
+def test_han_among_kana_is_japanese() -> None:
+    text = "Python 3を東京で学ぶ。"
+    assert runs(text, reading_of(text, "ja")) == [
+        Run("Python", Script.LATIN),
+        Run(" 3を東京で学ぶ。", Script.KANA),
+    ]
+    text = "I love 東京. It is とても good."
+    assert [run.script for run in runs("I love 東京.", reading_of(text, "en"))] == [Script.LATIN, Script.KANA]
+    text = "鲜の味是一家日本料理店"
+    assert [run.script for run in runs(text, reading_of(text, "zh"))] == [Script.HAN, Script.KANA, Script.HAN]
+
+
+@pytest.mark.parametrize("text", ["時々、佐々木さんと", "あゝ、ﾊﾟｰﾃｨｰだ", "〆切は〇日です", "ヷヸヹヺ・ヽヾ"])
+def test_all_signs_of_japanese_are_letters_of_it(text: str) -> None:
+    assert other_letters(text) == ""
+    first, *others = runs(f"See {text}", reading_of(text, "en"))
+    assert first == Run("See ", Script.LATIN)
+    assert "".join(run.text for run in others if run.script is Script.KANA) == text
