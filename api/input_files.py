@@ -26,7 +26,7 @@ from cluster.errors import (
 )
 from cluster.settings import Settings
 from cluster.storage import ArtifactStore
-from cluster.stored_folders import names_below
+from cluster.stored_folders import FolderMark, sizes_below
 from cluster.urls import UrlGuard, is_web_url
 from models.engine import InvalidInput, MediaKind
 from models.input_files import looked_at
@@ -68,8 +68,8 @@ class InputFiles:
             return None
         return f"{key}/" if is_folder else key
 
-    async def probe(self, field: str, key: str, kind: MediaKind, shown: str) -> MediaInfo | None:
-        """What the object contains; None for a folder, and where any file will do. Raises BadRequest."""
+    async def probe(self, field: str, key: str, kind: MediaKind, shown: str) -> MediaInfo | FolderMark | None:
+        """What the object or folder contains; None where any file will do. Raises BadRequest."""
         look = partial(self._look, field, key, kind)
         try:
             return await to_thread.run_sync(look, limiter=self.decoders)
@@ -140,10 +140,9 @@ class InputFiles:
             raise TaskNotFound(task_id)
         return key
 
-    def _look(self, field: str, key: str, kind: MediaKind) -> MediaInfo | None:
+    def _look(self, field: str, key: str, kind: MediaKind) -> MediaInfo | FolderMark | None:
         if kind is MediaKind.FOLDER:
-            names_below(self._storage, key, self._settings.max_upload_bytes)
-            return None
+            return FolderMark.of(sizes_below(self._storage, key, self._settings.max_upload_bytes))
         with self._storage.open(key) as source:
             try:
                 return looked_at(field, kind, source, self._settings.max_pixels)

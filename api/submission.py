@@ -20,6 +20,7 @@ from api.input_files import InputFiles
 from api.readiness import Readiness
 from cluster import keys
 from cluster.errors import TaskConflict, TaskNotFound, UnsafeUrl, UrlUnreachable
+from cluster.stored_folders import FolderMark, mark_facts
 from cluster.task import Json, NewTask, Submission, Task, fingerprint_of
 from cluster.urls import UrlGuard
 from models.engine import InputFile, InvalidInput, ModelNotReady, ModelSpec, file_fields
@@ -50,13 +51,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Inputs that passed: where each file or folder lies, and what each file contains.
+    """Inputs that passed: where each file or folder lies, and what each contains.
 
-    A file behind a URL is in neither: its attempt downloads it, and looks at it then.
+    A file behind a URL is in none of them: its attempt downloads it, and looks at it then.
     """
 
-    files: dict[str, str]
-    probes: dict[str, MediaInfo]
+    files: dict[str, str] = field(default_factory=dict)
+    probes: dict[str, MediaInfo] = field(default_factory=dict)
+    folders: dict[str, FolderMark] = field(default_factory=dict)
 
 
 class Submitter:
@@ -150,7 +152,7 @@ class Submitter:
         return await self._registry.keyed(draft.tenant, draft.idempotency_key)
 
     async def _check_files(self, model: ModelSpec, inputs: BaseModel, draft: Draft) -> Checked:
-        checked = Checked({}, {})
+        checked = Checked()
         for name, mark in self._file_fields[draft.name].items():
             value = getattr(inputs, name)
             if value is not None:
@@ -164,10 +166,12 @@ class Submitter:
         key = draft.files.get(name) or await self._input_files.key_of(name, value, mark.kind, draft.tenant)
         if key is None:
             return
-        info = await self._input_files.probe(name, key, mark.kind, value)
+        found = await self._input_files.probe(name, key, mark.kind, value)
         checked.files[name] = key
-        if info is not None:
-            checked.probes[name] = info
+        if isinstance(found, FolderMark):
+            checked.folders[name] = found
+        elif found is not None:
+            checked.probes[name] = found
 
 
 def _malformed_callback(reason: str) -> BadRequest:
@@ -223,7 +227,6 @@ def _judge(model: ModelSpec, inputs: BaseModel, checked: Checked) -> None:
 
 def _new_task(model: ModelSpec, draft: Draft, checked: Checked, inputs: BaseModel) -> NewTask:
     has_fresh_id = draft.task_id is None or draft.is_fresh_id
-    probes = {name: probe_facts(info) for name, info in checked.probes.items()}
     return NewTask(
         id=draft.task_id or str(uuid.uuid4()),
         name=model.name,
@@ -231,7 +234,7 @@ def _new_task(model: ModelSpec, draft: Draft, checked: Checked, inputs: BaseMode
         inputs=draft.inputs,
         compared=compared(inputs),
         files=checked.files,
-        facts={**draft.facts, "probes": probes} if draft.shows_probe else draft.facts,
+        facts=_facts(draft, checked),
         tenant=draft.tenant,
         dialect=draft.dialect,
         priority=draft.priority,
@@ -243,6 +246,13 @@ def _new_task(model: ModelSpec, draft: Draft, checked: Checked, inputs: BaseMode
         callback_url=draft.callback_url,
         callback_request_id=uuid.uuid4().hex if draft.callback_url else "",
     )
+
+
+def _facts(draft: Draft, checked: Checked) -> Json:
+    facts = draft.facts | mark_facts(checked.folders)
+    if draft.shows_probe:
+        facts["probes"] = {name: probe_facts(info) for name, info in checked.probes.items()}
+    return facts
 
 
 def probe_facts(info: MediaInfo) -> Json:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from cluster.errors import ArtifactNotFound, FolderNotUsable, UrlProblem
 from cluster.storage import ArtifactStore
-from cluster.stored_folders import names_below
+from cluster.stored_folders import FolderMark, recorded_mark, sizes_below
 from cluster.task import Task
 from cluster.url_downloads import UrlDownloads
 from cluster.urls import is_web_url
@@ -44,6 +44,17 @@ class InputGone(ArtifactNotFound):
         self.args = (f"{field}: the {kind} is gone since the task was submitted: {key}",)
 
 
+class FolderChanged(ArtifactNotFound):
+    """A stored folder that has lost, gained or changed files since the submit."""
+
+    def __init__(self, field: str, prefix: str, then: FolderMark, now: FolderMark) -> None:
+        super().__init__(prefix)
+        counts = f"{then.num_files} files then, {now.num_files} now"
+        if then.num_files == now.num_files:
+            counts = f"{now.num_files} files as then, but of other names or sizes"
+        self.args = (f"{field}: the folder has changed since the task was submitted: {counts}: {prefix}",)
+
+
 class InputFetch:
     """Brings the inputs of one attempt into `folder`, under the names that callers gave them.
 
@@ -63,9 +74,7 @@ class InputFetch:
         inputs = model.inputs.model_validate(task.inputs)
         marks = file_fields(model.inputs)
         stored = {
-            name: self._stored(name, mark.kind, task.files[name])
-            for name, mark in marks.items()
-            if name in task.files
+            name: self._stored(name, mark.kind, task) for name, mark in marks.items() if name in task.files
         }
         urls = {name: getattr(inputs, name) for name in marks if name not in stored}
         downloaded = {name: self._download(name, url) for name, url in urls.items() if is_web_url(url or "")}
@@ -74,10 +83,11 @@ class InputFetch:
             self._judge(model, inputs, marks, paths)
         return inputs.model_copy(update={name: str(path) for name, path in paths.items()})
 
-    def _stored(self, field: str, kind: MediaKind, key: str) -> Path:
+    def _stored(self, field: str, kind: MediaKind, task: Task) -> Path:
+        key = task.files[field]
         path = self._folder_of(field) / Path(key).name
         if kind is MediaKind.FOLDER:
-            self._fetch_folder(field, key, path)
+            self._fetch_folder(field, key, path, recorded_mark(task.facts, field))
         else:
             self._fetch(field, key, path)
             self._on_file()
@@ -89,14 +99,28 @@ class InputFetch:
         except ArtifactNotFound as error:
             raise InputGone(field, key) from error
 
-    def _fetch_folder(self, field: str, prefix: str, folder: Path) -> None:
-        """Every file below `prefix`, under its relative name; what fails or is told to stop ends all."""
+    def _fetch_folder(self, field: str, prefix: str, folder: Path, recorded: FolderMark | None) -> None:
+        """Every file below `prefix`, as they were at the submit; raises FolderChanged for any other."""
+        sizes = self._sizes_below(field, prefix)
+        listed = FolderMark.of(sizes)
+        then = recorded or listed
+        if listed == then:
+            self._fetch_all(field, prefix, list(sizes), folder)
+            # A file replaced since the listing came as what it is now.
+            listed = FolderMark.of({name: (folder / name).stat().st_size for name in sizes})
+        if listed != then:
+            raise FolderChanged(field, prefix, then, listed)
+
+    def _sizes_below(self, field: str, prefix: str) -> dict[str, int]:
         try:
-            names = names_below(self._files.storage, prefix, self._files.max_folder_bytes)
+            return sizes_below(self._files.storage, prefix, self._files.max_folder_bytes)
         except ArtifactNotFound as error:
             raise InputGone(field, prefix) from error
         except FolderNotUsable as error:
             raise InvalidInput(f"{field}: {error}", field=field) from error
+
+    def _fetch_all(self, field: str, prefix: str, names: list[str], folder: Path) -> None:
+        """Each file under its relative name; what fails or is told to stop ends all."""
         with ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetch") as pool:
             fetches = [pool.submit(self._fetch, field, prefix + name, folder / name) for name in names]
             try:

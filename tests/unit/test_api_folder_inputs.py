@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from api.job_catalog import CatalogError, load_jobs
 from cluster import stored_folders
+from cluster.stored_folders import FolderMark, recorded_mark
 from models.catalog import CATALOG
 from models.engine import InputFile, MediaKind
 from tests.api_client import SAMPLES, Server, key_entry, serving
@@ -184,6 +185,25 @@ async def test_what_is_no_folder_of_the_caller_is_refused(
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert words in answer.json()["detail"]
     assert await server.remains() == before
+
+
+async def mark_of(server: Server, task_id: str) -> FolderMark | None:
+    return recorded_mark((await server.registry.get(task_id)).facts, "frames")
+
+
+@loop
+async def test_what_a_folder_held_is_recorded_and_a_retry_records_it_anew(tmp_path: Path) -> None:
+    async with having_made(tmp_path) as server:
+        await server.submit(inputs={"frames": FRAMES}, task_id="t")
+        await server.submit(inputs={"video": "videos/in.mp4"}, task_id="without")
+        held = {f"{number}.jpg": len(b"jpeg") for number in range(3)}
+        assert await mark_of(server, "t") == FolderMark.of(held)
+        assert await mark_of(server, "without") is None
+        await server.fail(await server.start())
+        server.storage.delete(f"{FRAMES}/0.jpg")
+        again = await server.http.post("/v1/tasks/t/retry")
+        del held["0.jpg"]
+        assert await mark_of(server, again.json()["task_id"]) == FolderMark.of(held)
 
 
 @loop

@@ -15,6 +15,7 @@ from cluster import stored_folders
 from cluster.errors import ArtifactNotFound, FolderNotUsable
 from cluster.local_storage import LocalArtifactStore
 from cluster.storage import ArtifactStore
+from cluster.stored_folders import FolderMark, mark_facts
 from cluster.task import FailureCode, Outcome, OutcomeKind, Task
 from deployments.attempt import RunningAttempt
 from deployments.direct_call import run_directly
@@ -119,6 +120,53 @@ def test_a_file_that_goes_meanwhile_is_told_by_field(
     assert failure_of(outcome) == (FailureCode.FILE_NOT_FOUND, False, text)
 
 
+def remembered(storage: ArtifactStore) -> Task:
+    """A task whose submit saw the folder as it is now."""
+    mark = FolderMark.of(stored_folders.sizes_below(storage, PREFIX, MAX_FOLDER_BYTES))
+    return replace(asked(), facts=mark_facts({"frames": mark}))
+
+
+def test_a_folder_as_it_was_at_the_submit_is_taken(storage: LocalArtifactStore, tmp_path: Path) -> None:
+    outcome = attempt_of(storage, tmp_path, remembered(storage)).run(room())
+    assert outcome.kind is OutcomeKind.SUCCEEDED, outcome.failure
+
+
+@pytest.mark.parametrize(
+    ("gone", "put_now", "counts"),
+    [
+        pytest.param(["a.jpg", "deep/er/b.jpg"], {}, "3 files then, 1 now", id="lost"),
+        pytest.param([], {"c.jpg": b"four"}, "3 files then, 4 now", id="gained"),
+        pytest.param(
+            ["a.jpg"], {"c.jpg": b"one"}, "3 files as then, but of other names or sizes", id="renamed"
+        ),
+        pytest.param(
+            [], {"a.jpg": b"longer"}, "3 files as then, but of other names or sizes", id="overwritten"
+        ),
+    ],
+)
+def test_a_folder_that_changed_since_the_submit_fails_the_task(
+    storage: LocalArtifactStore, tmp_path: Path, gone: list[str], put_now: dict[str, bytes], counts: str
+) -> None:
+    task = remembered(storage)
+    for name in gone:
+        storage.delete(PREFIX + name)
+    for name, content in put_now.items():
+        put(storage, PREFIX + name, content)
+    text = f"frames: the folder has changed since the task was submitted: {counts}: {PREFIX}"
+    outcome = attempt_of(storage, tmp_path, task).run(room())
+    assert failure_of(outcome) == (FailureCode.FILE_NOT_FOUND, False, text)
+
+
+def test_a_file_replaced_while_it_is_fetched_fails_the_task(
+    storage: LocalArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list(storage.sizes(PREFIX))
+    put(storage, PREFIX + "a.jpg", b"longer")
+    monkeypatch.setattr(storage, "sizes", lambda _: iter(sizes))
+    code, _, text = failure_of(attempt_of(storage, tmp_path).run(room()))
+    assert (code, "of other names or sizes" in text) == (FailureCode.FILE_NOT_FOUND, True)
+
+
 def test_a_folder_that_grew_too_large_is_refused(storage: LocalArtifactStore, tmp_path: Path) -> None:
     put(storage, PREFIX + "large", bytes(MAX_FOLDER_BYTES))
     code, is_transient, text = failure_of(attempt_of(storage, tmp_path).run(room()))
@@ -209,7 +257,7 @@ class Listed:
 
 def test_names_are_relative_and_in_order() -> None:
     store: Any = Listed("f/a", "f/a.b/c", "f/a0")
-    assert stored_folders.names_below(store, "f/", 3) == ["a", "a.b/c", "a0"]
+    assert list(stored_folders.sizes_below(store, "f/", 3)) == ["a", "a.b/c", "a0"]
 
 
 @pytest.mark.parametrize(
@@ -225,4 +273,4 @@ def test_names_are_relative_and_in_order() -> None:
 def test_what_no_disk_or_task_can_hold(keys: tuple[str, ...], problem: type[Exception], words: str) -> None:
     store: Any = Listed(*keys)
     with pytest.raises(problem, match=words):
-        stored_folders.names_below(store, "f/", 2)
+        stored_folders.sizes_below(store, "f/", 2)
