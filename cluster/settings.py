@@ -126,7 +126,23 @@ class Settings(BaseSettings):
             raise ValueError(f"{name} is no URL of a server: write it as http://127.0.0.1:11434/v1")
         if text and "@" in parts.netloc:
             raise ValueError(f"{name} must not carry a user name or password: {name[:-3]}API_KEY is for keys")
+        if not _is_one_word(text) or "?" in text or "#" in text:  # the path of each request is put behind it
+            raise ValueError(f"{name} must have no query, fragment, white space or control character")
         return text.rstrip("/")
+
+    @field_validator("chat_model", "indextts_model")
+    @classmethod
+    def _strip(cls, text: str) -> str:
+        return text.strip()
+
+    @field_validator("chat_api_key", "indextts_api_key")
+    @classmethod
+    def _check_key(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        key = secret.get_secret_value().strip()
+        if not key.isascii() or not _is_one_word(key):
+            name = f"MEDIARAY_{(info.field_name or '').upper()}"
+            raise ValueError(f"{name} must be printable ASCII without white space, as a header carries it")
+        return SecretStr(key)
 
     @model_validator(mode="after")
     def _refuse_unnamed_models(self) -> Settings:
@@ -193,6 +209,10 @@ class Settings(BaseSettings):
     @property
     def workspace_path(self) -> Path:
         return self.workspace_dir or self.data_path / "work"
+
+
+def _is_one_word(text: str) -> bool:
+    return text.isprintable() and not any(char.isspace() for char in text)
 
 
 def is_loopback(host: str) -> bool:

@@ -253,13 +253,40 @@ def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("setting", ["chat_url", "indextts_url"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/v1?k=2", "http://h/v1?", "http://h/v1#f", "http://a b/v1", "http://h/v1\n", "http://h\x7f/v1"],
+    ids=["query", "empty query", "fragment", "blank", "line end", "control"],
+)
+def test_a_url_that_no_path_can_be_put_behind_is_refused(setting: str, url: str) -> None:
+    with pytest.raises(ValidationError, match=f"MEDIARAY_{setting.upper()} must have no query, fragment,"):
+        Settings(**{setting: url, "chat_model": "m"})
+
+
+@pytest.mark.parametrize("setting", ["chat_api_key", "indextts_api_key"])
+@pytest.mark.parametrize(
+    "bad", ["É", " ", "\n", "\x00", "\x7f"], ids=["accent", "blank", "line end", "nul", "control"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(setting: str, bad: str) -> None:
+    with pytest.raises(ValidationError, match=f"MEDIARAY_{setting.upper()} must be printable") as caught:
+        Settings(**{setting: f"{KEY}{bad}{KEY}"})  # type: ignore[arg-type]
+    assert KEY not in str(caught.value)
+
+
+def test_blanks_around_key_and_model_are_no_part_of_them() -> None:
+    settings = Settings(chat_url="http://h/v1", chat_model=" m\n", chat_api_key=f" {KEY}\n")  # type: ignore[arg-type]
+    assert site_of(settings, has_gpu=False).endpoints == {"chat": Endpoint("http://h/v1", "m", KEY)}
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [
         ({"chat_url": "http://h/v1"}, "MEDIARAY_CHAT_MODEL"),
+        ({"chat_url": "http://h/v1", "chat_model": " "}, "MEDIARAY_CHAT_MODEL"),
         ({"indextts_url": "http://h/v1", "indextts_model": ""}, "MEDIARAY_INDEXTTS_MODEL"),
     ],
-    ids=["chat", "indextts"],
+    ids=["chat", "chat blank", "indextts"],
 )
 def test_a_server_without_a_model_is_refused(given: dict[str, str], name: str) -> None:
     with pytest.raises(ValidationError, match=f"{name} is empty: name the model"):
