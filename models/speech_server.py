@@ -1,6 +1,7 @@
 """A server of the operator's that speaks: the OpenAI speech API as vLLM-Omni serves IndexTTS with it.
 
 Fields: vllm-project/vllm-omni, recipes/IndexTeam (2026-08). The answer is the sound itself.
+No error repeats what the HTTP library or the server said of the key.
 """
 
 from __future__ import annotations
@@ -65,24 +66,22 @@ class SpeechServer:
 
     async def _fetch(self, body: Mapping[str, Any], part: Path) -> None:
         key = self._endpoint.api_key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         try:
             async with (
                 httpx.AsyncClient(timeout=self._timeout, verify=self._tls) as client,
                 client.stream("POST", self._url, json=body, headers=headers) as response,
             ):
                 if response.status_code != httpx.codes.OK:
-                    raise self._refusal(response.status_code, await _beginning(response.aiter_bytes()))
-                await _save(response.aiter_bytes(), part)
-        except (httpx.TransportError, httpx.InvalidURL, httpx.DecodingError) as error:
-            reason = str(error) or type(error).__name__
-            raise TransientFailure(
-                f"the speech server of {_URL_SETTING} does not answer: {reason}"
-            ) from error
+                    raise self._refusal(response.status_code, await _beginning(response.aiter_raw()))
+                await _save(response.aiter_raw(), part)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            text = f"the speech server of {_URL_SETTING} does not answer: {type(error).__name__}"
+            raise TransientFailure(text) from None  # the library's words may repeat the key
 
     def _refusal(self, status: int, answer: bytes) -> EngineError:
         """What an answer other than 200 means."""
-        told = self._without_key(_reason(answer))
+        told = self._without_key(_reason(answer))[:_MAX_REASON_CHARS] or "no reason given"
         if status >= httpx.codes.INTERNAL_SERVER_ERROR or status in {408, 409, 425, 429}:
             return TransientFailure(f"the speech server of {_URL_SETTING} answered {status}: {told}")
         if status in {400, 413, 422}:
@@ -144,4 +143,4 @@ def _reason(answer: bytes) -> str:
     for name in ("error", "message", "detail"):
         if isinstance(told, dict) and name in told:
             told = told[name]
-    return str(told)[:_MAX_REASON_CHARS] or "no reason given"
+    return str(told)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
 import threading
+import traceback
 import wave
 from collections.abc import Iterator
 from dataclasses import replace
@@ -205,6 +207,31 @@ def test_every_answer_has_a_meaning(
     error = error_of(engine_at(server.url("/v1")), prompt, prompt.parent)
     assert type(error) is kind
     assert re.search(words, str(error))
+
+
+def test_a_key_that_no_header_can_carry_is_in_no_error(server: WebServer, tmp_path: Path) -> None:
+    speaker = SpeechServer(Endpoint(server.url("/v1"), "m", f"{KEY}\n"))
+    with pytest.raises(TransientFailure, match="LocalProtocolError") as caught:
+        speaker.speak("Hello.", {}, tmp_path / "part", rate_hz=16_000, check=lambda: None)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("num_before", [485, 490, 495])
+def test_a_key_at_the_cut_of_a_reason_is_masked_whole(
+    server: WebServer, prompt: Path, tmp_path: Path, num_before: int
+) -> None:
+    server.serve(SPEECH, 401, f"{'x' * num_before}{KEY}".encode())
+    error = error_of(engine_at(server.url("/v1")), prompt, tmp_path)
+    assert KEY[:4] not in str(error)
+
+
+def test_sound_that_is_packed_although_it_was_not_asked_for_is_not_unpacked(
+    server: WebServer, prompt: Path, tmp_path: Path
+) -> None:
+    server.serve(SPEECH, body=gzip.compress(wav(0.5)), Content_Encoding="gzip")
+    error = error_of(engine_at(server.url("/v1")), prompt, tmp_path)
+    assert server.seen[0].headers["Accept-Encoding"] == "identity"
+    assert isinstance(error, PermanentFailure)
 
 
 def test_a_slow_server_does_not_hold_a_cancelled_task(
