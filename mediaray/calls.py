@@ -147,12 +147,13 @@ class Calls:
     def _upload_folder(
         self, folder: Path, key: str, on_progress: TransferCallback | None
     ) -> Flow[RemoteFile]:
-        files = yield from work(partial(files_below, folder))
-        progress = yield from work(partial(FolderProgress, folder, files, on_progress))
-        for path in files:
-            name = path.relative_to(folder).as_posix()
-            yield from self._upload_file(path, f"{key}/{name}", progress.show)
-        return RemoteFile(key, self._download_url(key), progress.total_bytes, "", folder.name)
+        files = yield from work(partial(files_below, folder, key))
+        total_bytes = sum(file.size_bytes for file in files)
+        progress = FolderProgress(folder.name, total_bytes, on_progress)
+        for file in files:
+            yield from self._upload_file(file.path, f"{key}/{file.name}", progress.show)
+            progress.finished(file.size_bytes)
+        return RemoteFile(key, self._download_url(key), total_bytes, "", folder.name)
 
     def _upload_file(self, path: Path, key: str, on_progress: TransferCallback | None) -> Flow[RemoteFile]:
         headers = {

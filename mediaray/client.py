@@ -142,7 +142,9 @@ class Client(Connection):
     ) -> RemoteFile:
         """Store a local file under the object key `file_path` (default: a new unique one).
 
-        Of a folder every file below it is stored below that key, which inputs then name as the folder.
+        Of a folder every file below it is stored below that key, which inputs then name as the folder. One
+        with links to folders, broken links, empty files or names that no key can have raises OSError, and
+        nothing is sent.
         """
         return self._driver.run(self._calls.upload(Path(path), file_path, on_progress))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,10 @@ from mediaray.transport import Patience, raise_for_error, with_retries
 from mediaray.values import Transfer, TransferCallback
 
 _SHA256_ETAG = re.compile(r'"([0-9a-f]{64})"')
+# What the server's own rules for keys and folders are (cluster/keys.py, cluster/stored_folders.py).
+MAX_FOLDER_FILES = 20_000
+_MAX_KEY_BYTES, _MAX_PART_BYTES = 900, 255
+_REFUSED_CHARS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\\]")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -34,33 +39,89 @@ def name_in_url(url: str) -> str:
     return PurePosixPath(unquote(httpx.URL(url).path)).name
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Every file at any depth, ordered by name. Raises OSError where there is none, or an empty one."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of a folder that goes to the server; `name` is its path below the folder, with "/"."""
+
+    path: Path
+    name: str
+    size_bytes: int
+
+
+def files_below(folder: Path, key: str) -> list[LocalFile]:
+    """Every file at any depth, ordered by path, as the server will take it below the key `key`.
+
+    A link to a file goes as that file. Raises OSError naming the first thing that the server would refuse, or
+    that would be missing there: a link to a folder (it may lead back up) or to nothing, what is no file, an
+    empty file, a folder without files, with more than `MAX_FOLDER_FILES`, or that cannot be read.
+    """
+    files: list[LocalFile] = []
+    for path in _entries(folder):
+        if len(files) == MAX_FOLDER_FILES:
+            text = f"the folder has more than the {MAX_FOLDER_FILES} files that a task takes"
+            raise OSError(errno.EFBIG, text, str(folder))
+        name = path.relative_to(folder).as_posix()
+        size_bytes = _size_bytes(path)
+        if not is_taken(f"{key}/{name}"):
+            raise OSError(errno.EINVAL, "the server takes no file of such a name", str(path))
+        files.append(LocalFile(path, name, size_bytes))
     if not files:
         raise FileNotFoundError(errno.ENOENT, "the folder has no files", str(folder))
-    for path in files:
-        if path.stat().st_size == 0:
-            raise OSError(errno.EINVAL, "the server takes no empty files", str(path))
-    return files
+    return sorted(files, key=lambda file: file.path)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What lies below the folder and is none itself."""
+    for where, folders, names in os.walk(folder, onerror=_raise):
+        for name in folders:
+            if (link := Path(where, name)).is_symlink():
+                raise OSError(errno.ELOOP, "links to folders are not followed", str(link))
+        yield from (Path(where, name) for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _size_bytes(path: Path) -> int:
+    """Raises OSError for what cannot be sent."""
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "the link leads to nothing", str(path))
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "neither a file nor a folder", str(path))
+    size_bytes = path.stat().st_size
+    if size_bytes == 0:
+        raise OSError(errno.EINVAL, "the server takes no empty files", str(path))
+    return size_bytes
+
+
+def is_taken(path: str) -> bool:
+    """Whether the server takes a file of this relative path: bounded text without controls and backslashes."""
+    return (
+        not _REFUSED_CHARS.search(path)
+        and len(path.encode()) <= _MAX_KEY_BYTES
+        and all(len(part.encode()) <= _MAX_PART_BYTES for part in path.split("/"))
+    )
 
 
 class FolderProgress:
     """Tells the progress of files that move one after the other as that of one folder."""
 
-    def __init__(self, folder: Path, files: Iterable[Path], on_progress: TransferCallback | None) -> None:
-        self._name = folder.name
+    def __init__(self, name: str, total_bytes: int, on_progress: TransferCallback | None) -> None:
+        self._name = name
         self._on_progress = on_progress
         self._before_bytes = 0
-        self.total_bytes = sum(path.stat().st_size for path in files)
+        self._total_bytes = total_bytes
 
     def show(self, transfer: Transfer) -> None:
+        """The file on its way: one that is sent again counts from its start again."""
         if self._on_progress:
-            self._on_progress(
-                Transfer(self._name, self._before_bytes + transfer.done_bytes, self.total_bytes)
-            )
-        if transfer.done_bytes == transfer.total_bytes:
-            self._before_bytes += transfer.done_bytes
+            done_bytes = self._before_bytes + transfer.done_bytes
+            self._on_progress(Transfer(self._name, done_bytes, self._total_bytes))
+
+    def finished(self, size_bytes: int) -> None:
+        """The file is there."""
+        self._before_bytes += size_bytes
 
 
 class FileBody:
