@@ -1,19 +1,22 @@
 """A chat server with an OpenAI-compatible API: one question, one answer, and what its failures mean.
 
 The call runs on an event loop of its own, so that a cancel or the deadline of a task closes the connection
-at once. Nothing of an answer is trusted; who asks checks it. The key is in no message.
+at once. Nothing of an answer is trusted; who asks checks it. It is read up to 4 MiB and never unpacked, and
+no redirect is followed, as that would hand subtitles and key to another server. The key is in no message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
 from pydantic import BaseModel, ValidationError
 
@@ -21,8 +24,13 @@ from models.errors import ModelNotReady, PermanentFailure, TransientFailure
 
 Message = dict[str, str]
 
+MAX_ANSWER_BYTES = 4 << 20
 _CHECK_EVERY_S = 0.1
 _SETTING_OF_STATUS = {
+    **dict.fromkeys(
+        (301, 302, 303, 307, 308),
+        "the chat server redirects to another address, which is not followed: set MEDIARAY_CHAT_URL to it",
+    ),
     401: "MEDIARAY_CHAT_API_KEY is refused by the chat server",
     403: "MEDIARAY_CHAT_API_KEY may not use the chat server or its model MEDIARAY_CHAT_MODEL",
     404: "the chat server knows no such path or model: check MEDIARAY_CHAT_URL (it ends with /v1 on most"
@@ -32,13 +40,16 @@ _SETTING_OF_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait, and how often to try again what may pass."""
+    """How long to wait, and how often to ask again where a failure may pass.
+
+    A server that restarts has 21 s for it. The answers to earlier questions are lost with the attempt.
+    """
 
     connect_s: float = 5.0
     answer_s: float = 180.0
-    tries: int = 3
-    pause_s: float = 0.5
-    max_retry_after_s: float = 60.0
+    tries: int = 4
+    pause_s: float = 3.0
+    max_retry_after_s: float = 120.0
 
 
 class _Message(BaseModel):
@@ -77,20 +88,18 @@ class Chat:
         return asyncio.run(_watched(self._tried(messages, seed), check))
 
     async def _tried(self, messages: Sequence[Message], seed: int) -> str:
-        waits_s = 0.0
         for number in range(1, self._patience.tries + 1):
+            waits_s = self._patience.pause_s * 2 ** (number - 1)
             try:
                 return await self._once(messages, seed)
-            except (openai.APITimeoutError, TimeoutError) as error:
-                text = f"the chat server of MEDIARAY_CHAT_URL did not answer in {self._patience.answer_s:g} s"
-                raise TransientFailure(text) from error
+            except (openai.APITimeoutError, TimeoutError):
+                problem = f"did not answer in {self._patience.answer_s:g} s"
             except openai.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in {408, 409, 425, 429}:
                     raise self._refusal(error) from None  # the server's words may repeat the key
-                waits_s = self._wait_s(error, number)
+                waits_s = self._asked_wait_s(error, waits_s)
                 problem = f"answers with status {error.status_code}"
             except openai.APIConnectionError:
-                waits_s = self._patience.pause_s * 2 ** (number - 1)
                 problem = "cannot be reached"
             if number < self._patience.tries:
                 await asyncio.sleep(waits_s)
@@ -128,13 +137,17 @@ class Chat:
             api_key=self._api_key or "none",
             timeout=seconds,
             max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, event_hooks={"response": [_bound]}
+            ),
         )
 
-    def _wait_s(self, error: openai.APIStatusError, number: int) -> float:
+    def _asked_wait_s(self, error: openai.APIStatusError, otherwise_s: float) -> float:
         """Seconds until the next try; raises TransientFailure where the server asks for too many."""
         asked_s = _retry_after_s(error.response.headers.get("retry-after", ""))
         if asked_s is None:
-            return self._patience.pause_s * 2 ** (number - 1)
+            return otherwise_s
         if asked_s > self._patience.max_retry_after_s:
             text = f"the chat server of MEDIARAY_CHAT_URL is busy and asks to come back in {asked_s:.0f} s"
             raise TransientFailure(text) from None  # the server's words may repeat the key
@@ -146,6 +159,35 @@ class Chat:
             said = error.message.replace(self._api_key, "…") if self._api_key else error.message
             told = f"the chat server of MEDIARAY_CHAT_URL refuses the request: {said[:300]}"
         return PermanentFailure(told)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body as it comes; raises PermanentFailure once it is longer than any answer."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        num_bytes = 0
+        async for chunk in self._body:
+            num_bytes += len(chunk)
+            if num_bytes > MAX_ANSWER_BYTES:
+                raise PermanentFailure(
+                    f"the chat server of MEDIARAY_CHAT_URL answers more than {MAX_ANSWER_BYTES} bytes"
+                )
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Puts the bound on the body of any answer, before it is read; a packed one would not be bound by it."""
+    if response.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
+        raise PermanentFailure(
+            "the chat server of MEDIARAY_CHAT_URL packs its answers although Accept-Encoding is identity"
+        )
+    response.stream = _Bounded(cast("httpx2.AsyncByteStream", response.stream))  # an async client's
 
 
 async def _watched(answer: Coroutine[Any, Any, str], check: Callable[[], None]) -> str:
@@ -161,9 +203,9 @@ async def _watched(answer: Coroutine[Any, Any, str], check: Callable[[], None]) 
 
 def _retry_after_s(text: str) -> float | None:
     """Seconds of a Retry-After header, which may be a date; None where it is absent or unreadable."""
-    if text.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]+\s*", text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import socket
 import threading
 import time
@@ -8,7 +9,7 @@ import traceback
 
 import pytest
 
-from models.chat import Chat, Patience
+from models.chat import MAX_ANSWER_BYTES, Chat, Patience
 from models.engine import Cancelled, ModelNotReady, PermanentFailure, TransientFailure
 from tests.chat_server import chat_server, completion
 
@@ -73,8 +74,37 @@ def test_a_slow_server_is_given_up_in_bounds():
         server.hold = threading.Event()
         started_s = time.monotonic()
         with pytest.raises(TransientFailure, match=r"did not answer in 0\.3 s"):
-            ask(server.url, patience=Patience(connect_s=1, answer_s=0.3))
+            ask(server.url, patience=Patience(connect_s=1, answer_s=0.3, tries=2, pause_s=0.01))
         assert time.monotonic() - started_s < 5
+    assert len(server.requests) == 2
+
+
+def test_a_question_that_was_not_answered_in_time_is_asked_again():
+    is_over = threading.Event()
+
+    def reply(_request):
+        if len(server.requests) == 1:
+            is_over.wait()
+        return completion("fine")
+
+    with chat_server(reply) as server:
+        try:
+            assert ask(server.url, patience=Patience(answer_s=2, pause_s=0.01)) == "fine"
+        finally:
+            is_over.set()
+    assert len(server.requests) == 2
+
+
+def test_a_cancel_ends_the_wait_for_the_next_try():
+    checks = iter(range(10))
+
+    def check():
+        if server.asked.is_set() and next(checks) == 9:  # by then the answer has long come
+            raise Cancelled
+
+    reply = 503, {"Retry-After": "100"}, b"{}"
+    with chat_server(lambda _: reply) as server, pytest.raises(Cancelled):
+        ask(server.url, patience=Patience(), check=check)
     assert len(server.requests) == 1
 
 
@@ -101,6 +131,56 @@ def test_retry_after_is_respected():
         started_s = time.monotonic()
         assert ask(server.url) == "fine"
     assert time.monotonic() - started_s >= 1
+
+
+@pytest.mark.parametrize(
+    "wait",
+    ["\u00b2", "-1", "soon", "Mon, 01 Jan 0001 00:00:00 -0000", "9" * 30 + " GMT"],
+    ids=["superscript", "negative", "word", "first year", "digits"],
+)
+def test_a_retry_after_that_cannot_be_read_is_passed_over(wait):
+    replies = in_turn((429, {"Retry-After": wait}, b"{}"), completion("fine"))
+    with chat_server(replies) as server:
+        assert ask(server.url) == "fine"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status):
+    with chat_server(lambda _: completion("fine")) as other:
+        elsewhere = {"Location": f"{other.url}/chat/completions"}
+        with (
+            chat_server(lambda _: (status, elsewhere, b"")) as server,
+            pytest.raises(PermanentFailure, match=r"redirects to another address.* MEDIARAY_CHAT_URL"),
+        ):
+            ask(server.url)
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_an_answer_without_end_is_given_up(status):
+    body = completion("x" * MAX_ANSWER_BYTES)[2]
+    with (
+        chat_server(lambda _: (status, {}, body)) as server,
+        pytest.raises(PermanentFailure, match="MEDIARAY_CHAT_URL answers more than 4194304 bytes"),
+    ):
+        ask(server.url)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_is_never_unpacked(status):
+    body = gzip.compress(completion("x" * MAX_ANSWER_BYTES)[2])
+    with (
+        chat_server(lambda _: (status, {"Content-Encoding": "gzip"}, body)) as server,
+        pytest.raises(PermanentFailure, match="MEDIARAY_CHAT_URL packs its answers"),
+    ):
+        ask(server.url)
+    assert server.headers[0]["accept-encoding"] == "identity"
+
+
+def test_a_long_answer_below_the_bound_is_read_whole():
+    with chat_server(lambda _: completion("x" * 4_000_000)) as server:
+        assert len(ask(server.url)) == 4_000_000
 
 
 @pytest.mark.parametrize(
