@@ -8,9 +8,10 @@ voices: the one nearest to the recording speaks, and the result says so.
 from __future__ import annotations
 
 from models.engine import EngineKind, EngineSpec, ModelSpec
+from models.voice_weights import CAMPPLUS
 from models.zoo.indextts_engines import EmbeddedEngine, IndexTTSEngine, KokoroEngine
 from models.zoo.indextts_inputs import SpeechInputs, check
-from models.zoo.indextts_weights import CAMPPLUS, EMBEDDED_WEIGHTS, KOKORO_FOLDER
+from models.zoo.indextts_weights import EMBEDDED_WEIGHTS, KOKORO_FOLDER
 
 _READERS = ("espeakng-loader", "fugashi", "jaconv", "mojimoji", "unidic-lite")
 

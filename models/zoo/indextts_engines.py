@@ -25,6 +25,7 @@ from models.text_segments import (
     scripts_of,
     segments,
 )
+from models.voice_weights import CAMPPLUS
 from models.zoo.indextts_inputs import (
     MAX_SEGMENT_TOKENS,
     OutputFile,
@@ -37,7 +38,6 @@ from models.zoo.indextts_inputs import (
     parameters,
 )
 from models.zoo.indextts_weights import (
-    CAMPPLUS,
     KOKORO_FOLDER,
     KOKORO_NETWORK,
     KOKORO_PARTS,

