@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,8 @@ def decode_audio(
     """Blocks of `block_s` seconds of the first sound stream, resampled and mixed to 1 or 2 channels.
 
     The last block is shorter; a file whose stream has no sample yields none. Packets that do not decode
-    become silence. `check` is called between packets. Raises InvalidInput for what is no sound.
+    become silence. `check` is called between packets, and for each second of a gap. Raises InvalidInput for
+    what is no sound.
     """
     size = round(block_s * rate_hz)
     with ExitStack() as stack:
@@ -65,6 +66,15 @@ def stated_length_s(path: Path) -> float:
     """The seconds that the container says it lasts; 0.0 where it does not say. Raises InvalidInput."""
     with open_media(path) as container:
         return container.duration / av.time_base if container.duration else 0.0
+
+
+@contextmanager
+def of_field(field: str) -> Iterator[None]:
+    """Names the input that an InvalidInput of this module is about."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(str(error), field=field) from error
 
 
 class AudioWriter:
@@ -129,7 +139,7 @@ def _pieces(
     stream = main_audio(container)
     if stream is None:
         raise InvalidInput(f"{path.name} has no audio stream")
-    clock, resampled = _Clock(container), _Resampled(rate_hz, channels)
+    clock, resampled = _Clock(container), _Resampled(rate_hz, channels, check)
     for frame in _frames(container, stream, check):
         yield from resampled.of(frame, clock.time_of(frame))
     yield from resampled.rest()
@@ -188,9 +198,10 @@ class _Clock:
 class _Resampled:
     """A filter graph on the clock of the file; made anew where the form changes, or after a long gap."""
 
-    def __init__(self, rate_hz: int, channels: int) -> None:
+    def __init__(self, rate_hz: int, channels: int, check: Callable[[], None]) -> None:
         self._rate_hz = rate_hz
         self._channels = channels
+        self._check = check
         self._made = 0  # samples, at rate_hz
         self._end_s = 0.0  # of what was pushed
         self._form: tuple[int, str, str] | None = None
@@ -219,6 +230,7 @@ class _Resampled:
 
     def _silence(self, until_s: float) -> Iterator[np.ndarray]:
         while (lacking := round(until_s * self._rate_hz) - self._made) > 0:
+            self._check()
             size = min(lacking, self._rate_hz)
             self._made += size
             yield np.zeros((self._channels, size), np.float32)

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.audio_streams import decode_audio, stated_length_s
+from models.audio_streams import decode_audio, of_field, stated_length_s
 from models.disk import disk_errors
 from models.engine import (
     Engine,
@@ -39,7 +38,7 @@ from models.engine import (
 from models.media import MediaInfo
 from models.speech_windows import RATE_HZ, quiet_spans, speech_spans, windows
 from models.transcript_writer import HeardSegment, HeardWord, TranscriptWriter, placed
-from models.whisper_models import LoadedModels, knows, told
+from models.whisper_models import LoadedModel, LoadedModels, OneAtATime, knows, told
 from models.whisper_sizes import (
     BASE_FILES,
     FOLDER,
@@ -54,14 +53,11 @@ from models.whisper_sizes import (
     speaks,
 )
 
-if TYPE_CHECKING:
-    from faster_whisper import WhisperModel
-
 WINDOW_S = 300.0
 _SEARCH_S = 30.0  # the end of a window is cut in its last so many seconds
 _SPAN_S = 30.0  # what the network sees at once
 _BATCH = {"cpu": 1, "cuda": 12}  # spans at a time; on a CPU more measured no faster, and take memory
-_CHECK_PERIOD_S = 0.2
+_SEEK_HZ = 100  # faster-whisper counts in frames of the spectrum
 _MAX_PROMPT_CHARS = 2000  # the model sees the last 223 tokens
 _NO_SPEECH_PROB, _MIN_LOGPROB = 0.6, -1.0  # of openai/whisper: above the one and below the other is silence
 _MAX_COMPRESSION = 2.4  # of openai/whisper: text that packs better is a loop
@@ -129,7 +125,7 @@ class WhisperEngine(Engine):
         started_s = time.monotonic()
         is_translation = inputs.task is SpeechTask.TRANSLATE
         size = self._source.choose(Wish(inputs.model_size, inputs.language, is_translation))
-        listener = _Listener(self._models.get(size), inputs, self._models.device)
+        listener = _Listener(self._models.get(size, context.check), inputs, self._models.device)
         path = context.output_dir / f"transcribe_data_{context.task_id.replace('-', '')[:8]}.json"
         with disk_errors(), TranscriptWriter(path, context.scratch_dir) as writer:
             duration_s = _transcribe(listener, Path(inputs.audio_path), writer, context)
@@ -156,13 +152,15 @@ class WhisperEngine(Engine):
 
 
 def _transcribe(listener: _Listener, path: Path, writer: TranscriptWriter, context: RunContext) -> float:
-    """Write the segments of all windows; returns the length of the sound in seconds."""
-    total_s, done_s = stated_length_s(path), 0.0
+    """Write the segments of all windows; returns the length of the sound in seconds. Raises InvalidInput."""
+    with of_field("audio_path"):
+        total_s = stated_length_s(path)
+    done_s = 0.0
     context.report(0.0, total_s or None, stage="transcribe", unit="s")
-    blocks = decode_audio(path, rate_hz=RATE_HZ, channels=1, block_s=_SPAN_S, check=context.check)
+    blocks = _blocks(path, context.check)
     for start, samples in windows(blocks, window_s=WINDOW_S, search_s=_SEARCH_S):
         offset_s, end_s = start / RATE_HZ, (start + len(samples)) / RATE_HZ
-        for segment in _watched(listener.heard(samples), context.check):
+        for segment in _watched(listener.heard(samples), listener.turns, context.check):
             writer.add(placed(segment, offset_s=offset_s, after_s=writer.end_s, until_s=end_s))
             done_s = max(done_s, writer.end_s)
             context.report(done_s, _total_s(total_s, done_s), stage="transcribe", unit="s")
@@ -176,36 +174,33 @@ def _total_s(stated_s: float, done_s: float) -> float | None:
     return max(stated_s, done_s) if stated_s else None
 
 
-def _watched(steps: Iterator[Item], check: Callable[[], None]) -> Iterator[Item]:
-    """The items of `steps`, made on a thread of its own while `check` is asked several times a second.
+def _blocks(path: Path, check: Callable[[], None]) -> Iterator[np.ndarray]:
+    """Blocks of (1, L) samples at RATE_HZ."""
+    with of_field("audio_path"):
+        yield from decode_audio(path, rate_hz=RATE_HZ, channels=1, block_s=_SPAN_S, check=check)
 
-    One step of the network takes seconds and cannot be stopped: when `check` raises, the thread ends after
-    the step it is in, and nobody waits for it.
+
+def _watched(steps: Iterator[Item], turns: OneAtATime, check: Callable[[], None]) -> Iterator[Item]:
+    """The items of `steps`, each made in a turn of its own.
+
+    One step of the network takes seconds and cannot be stopped: when `check` raises, it goes on to its end,
+    and only the next step of whoever uses the model waits for it.
     """
-    worker = ThreadPoolExecutor(1, thread_name_prefix="whisper")
-    try:
-        while True:
-            step = worker.submit(next, steps, None)
-            while not wait((step,), _CHECK_PERIOD_S).done:
-                check()
-            item = step.result()
-            if item is None:
-                return
-            yield item
-    finally:
-        worker.shutdown(wait=False, cancel_futures=True)
+    while (item := turns.run(lambda: next(steps, None), check)) is not None:
+        yield item
 
 
 class _Listener:
     """One task's recognition. The language is that of the first window in which something is said."""
 
-    def __init__(self, model: WhisperModel, inputs: TranscribeInputs, device: str) -> None:
-        self._model = model
+    def __init__(self, loaded: LoadedModel, inputs: TranscribeInputs, device: str) -> None:
+        self._model = loaded.model
+        self.turns = loaded.turns
         self._inputs = inputs
         self._batch = _BATCH[device]
         self.language = inputs.language
         self._probability = 1.0
-        if self.language is not None and not knows(model, self.language):
+        if self.language is not None and not knows(loaded.model, self.language):
             text = f"language {self.language} is not known to the Whisper model that is installed"
             raise InvalidInput(f"{text}; large-v3 and later know all", field="language")
 
@@ -215,9 +210,10 @@ class _Listener:
 
     def heard(self, samples: np.ndarray) -> Iterator[HeardSegment]:
         """The segments of a window, (L,); times count from its start. Raises OutOfMemory."""
-        spans = quiet_spans(samples, span_s=_SPAN_S)
         if self._inputs.vad_filter:
             samples, spans = speech_spans(samples, span_s=_SPAN_S)
+        else:
+            spans = quiet_spans(samples, span_s=_SPAN_S)
         with told():
             for first in range(0, len(spans), self._batch):
                 yield from self._decoded(samples, spans[first : first + self._batch])
@@ -265,12 +261,17 @@ def _prompt(inputs: TranscribeInputs, language: str | None) -> str | None:
     return _SIMPLIFIED_PROMPT
 
 
-def _by_span(segments: Iterable[Any], spans: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[Any]]:
-    """The segments of each span, which faster-whisper tells apart by the hundredth at which a span begins."""
-    by_seek: dict[int, list[Any]] = {}
+def _by_span(segments: Iterable[Any], spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[Any]]:
+    """The segments of each span, which faster-whisper tells apart by the hundredth at which a span begins.
+
+    It cuts its own floats down to whole samples and hundredths and so may be one of each early: a segment
+    is of the span that begins nearest to it, and every segment is of one.
+    """
+    by_span: dict[tuple[int, int], list[Any]] = {span: [] for span in spans}
     for segment in segments:
-        by_seek.setdefault(segment.seek, []).append(segment)
-    return {span: by_seek.get(int(span[0] / RATE_HZ * 100), []) for span in spans}
+        at = segment.seek * RATE_HZ // _SEEK_HZ
+        by_span[min(spans, key=lambda span: abs(span[0] - at))].append(segment)
+    return by_span
 
 
 def _is_loop(segments: list[Any]) -> bool:

@@ -17,6 +17,7 @@ from models.engine import Cancelled, InvalidInput, MediaKind, ModelNotReady, Res
 from models.input_files import looked_at
 from models.segments_file import read_transcript
 from models.site import Site, ready_engine, resources_of
+from models.speech_windows import speech_spans
 from models.whisper_sizes import FOLDER, WheelBase, Wish
 from models.zoo import faster_whisper, indextts
 from models.zoo.faster_whisper import TranscribeInputs
@@ -34,6 +35,7 @@ SPOKEN = (
     "He knew each of them by the color of its sails, and by the songs that the crews used to sing. "
     "When the storm came, nobody was surprised that his lamp was the only one still burning."
 )
+ODD_START = 1049216  # the span of speech from here begins at sample 1024320
 MANDARIN = "今天天气很好，我们一起去学校学习汉语。"
 FIELDS = [
     *("segments_file", "segments_count", "audio_duration", "language", "model_name", "device"),
@@ -249,6 +251,29 @@ class TestOddInput:
         with pytest.raises(InvalidInput, match="audio_path: the file has no audio stream") as refused:
             looked_at("audio_path", kind, jobs.CARPHONE, 8192**2)
         assert refused.value.field == "audio_path"
+
+    def test_a_file_that_holds_no_sound_names_its_field(self, engine, context, tmp_path):
+        """Behind a URL nobody looks before the engine does."""
+        text = tmp_path / "x.wav"
+        text.write_text("no sound")
+        for path in (text, jobs.CARPHONE):
+            with pytest.raises(InvalidInput) as refused:
+                run(engine, context, path)
+            assert refused.value.field == "audio_path"
+
+    def test_speech_at_an_odd_hundredth_is_not_lost(self, engine, context, tmp_path):
+        """The second span begins at sample 1024320, which faster-whisper counts as one earlier."""
+        said = read_audio(jobs.TALK, rate_hz=RATE_HZ, channels=1)[:, round(12.2 * RATE_HZ) :][
+            :, : 3 * RATE_HZ
+        ]
+        sound = np.zeros((1, 70 * RATE_HZ), np.float32)
+        for at in (0, ODD_START):
+            sound[:, at : at + said.shape[1]] = said
+        path = sound_file(tmp_path / "x.wav", sound)
+        spans = speech_spans(sound[0], span_s=30)[1]
+        assert [start for start, _ in spans] == [0, 1024320]
+        rows = segments_of(run(engine, context, path, language="en", word_timestamps=False))
+        assert sum("New Jersey" in row["text"] for row in rows) == 2
 
     def test_a_language_that_the_model_lacks_is_refused(self, engine, context):
         with pytest.raises(InvalidInput, match=r"language yue .* large-v3") as refused:

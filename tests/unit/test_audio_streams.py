@@ -96,6 +96,15 @@ def test_the_silence_of_a_long_gap_comes_in_pieces(tmp_path: Path) -> None:
     assert sum(sizes) / RATE_HZ == pytest.approx(4002, abs=0.1)
 
 
+def test_a_long_gap_can_be_stopped(tmp_path: Path) -> None:
+    """All of it lies in one packet's step, and in one block."""
+    whole = beep(tmp_path / "whole.mka", "-c:a", "flac")
+    holed = remuxed(whole, tmp_path / "holed.mka", lambda at_s: at_s if at_s < 1 else at_s + 400)
+    checks: list[None] = []
+    list(decode_audio(holed, rate_hz=RATE_HZ, channels=1, block_s=500, check=lambda: checks.append(None)))
+    assert len(checks) >= 400
+
+
 def test_times_that_count_from_hours_start_at_zero(tmp_path: Path) -> None:
     broadcast = beep(tmp_path / "b.ts", "-c:a", "mp2", "-output_ts_offset", "36000")
     assert loud_s(mono(broadcast)) == [pytest.approx((0.0, 2.0), abs=0.06)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from faster_whisper import available_models
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
+from models import whisper_models
 from models.engine import Cancelled, InvalidInput, ModelNotReady, Resources
 from models.speech_windows import RATE_HZ, quiet_spans, quietest_place, speech_spans, windows
 from models.transcript_writer import HeardSegment, HeardWord, TranscriptWriter, placed
+from models.whisper_models import LoadedModel, LoadedModels, OneAtATime
 from models.whisper_sizes import LANGUAGES, InstalledSizes, ModelSize, Wish
-from models.zoo.faster_whisper import TranscribeInputs, _is_loop, _watched, check
+from models.zoo import faster_whisper
+from models.zoo.faster_whisper import TranscribeInputs, _by_span, _is_loop, _watched, check
 
 FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.json")
 
@@ -104,30 +108,98 @@ class TestOrder:
         assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
+def cancelled() -> None:
+    raise Cancelled
+
+
 class TestWatched:
     def test_items_come_in_order(self) -> None:
-        assert list(_watched(iter([1, 2, 3]), lambda: None)) == [1, 2, 3]
+        assert list(_watched(iter([1, 2, 3]), OneAtATime(), lambda: None)) == [1, 2, 3]
 
-    def test_an_error_of_a_step_arrives(self) -> None:
+    def test_an_error_of_a_step_arrives_and_the_next_goes_on(self) -> None:
+        turns = OneAtATime()
         with pytest.raises(ZeroDivisionError):
-            list(_watched((1 // number for number in (1, 0)), lambda: None))
+            list(_watched((1 // number for number in (1, 0)), turns, lambda: None))
+        assert list(_watched(iter([1]), turns, lambda: None)) == [1]
 
-    def test_cancel_does_not_wait_for_the_step_under_way(self) -> None:
+    def test_cancel_does_not_wait_for_the_step_under_way_but_the_next_attempt_does(self) -> None:
         may_end, ended = threading.Event(), threading.Event()
+        turns = OneAtATime()
 
-        def steps():
+        def steps() -> Iterator[int]:
             may_end.wait()
             ended.set()
             yield 1
 
-        def check() -> None:
-            raise Cancelled
-
         with pytest.raises(Cancelled):
-            list(_watched(steps(), check))
+            list(_watched(steps(), turns, cancelled))
         assert not ended.is_set()
-        may_end.set()
-        assert ended.wait(30)
+        begun: list[int] = []
+        with pytest.raises(Cancelled):  # it waits, and can be cancelled while it does
+            list(_watched((begun.append(1) or 1 for _ in "x"), turns, cancelled))
+        assert not begun
+        assert list(_watched(iter([2]), turns, may_end.set)) == [2]
+        assert ended.is_set()
+
+    def test_who_waits_for_a_model_that_opens_can_be_cancelled_and_it_is_opened_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_open, opened = threading.Event(), []
+
+        def open_model(folder: Path, *_: object) -> Path:
+            may_open.wait()
+            opened.append(folder)
+            return folder
+
+        monkeypatch.setattr(whisper_models, "_open_model", open_model)
+        for name in FILES:
+            (tmp_path / "faster-whisper" / "base").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "faster-whisper" / "base" / name).touch()
+        there = LoadedModels(InstalledSizes(Resources(models_dir=tmp_path)), "cpu", 1)
+        for _ in range(2):
+            with pytest.raises(Cancelled):
+                there.get("base", cancelled)
+        assert there.get("base", may_open.set) is there.get("base")
+        assert len(opened) == 1
+
+
+@dataclass(frozen=True)
+class Part:
+    seek: int
+
+
+def test_every_segment_comes_to_the_span_it_was_made_of() -> None:
+    """Spans begin on the grid of the VAD, before or after what it pads and what leads in, of 300 s."""
+    size = 300 * RATE_HZ
+    offsets = (0, -round(0.2 * RATE_HZ), -round(2.7 * RATE_HZ))
+    starts = {at + offset for at in range(0, size, 512) for offset in offsets if at + offset >= 0}
+    for start in starts:
+        spans = [(start - 6400, start), (start, start + 6400), (start + 6400, start + 12800)]
+        clip = int(start / RATE_HZ * RATE_HZ)  # as faster-whisper counts
+        part = Part(int(clip / RATE_HZ * 100))
+        assert _by_span([part], spans) == {spans[0]: [], spans[1]: [part], spans[2]: []}, start
+
+
+def test_a_segment_from_anywhere_stays() -> None:
+    parts = [Part(0), Part(900), Part(10**6)]
+    found = _by_span(parts, [(1024320, 1040000), (2000000, 2100000)])
+    assert sorted(part.seek for row in found.values() for part in row) == [0, 900, 10**6]
+
+
+class TestSpans:
+    @pytest.mark.parametrize(("vad_filter", "expected"), [(True, ["speech"]), (False, ["quiet"])])
+    def test_a_window_is_cut_once(
+        self, monkeypatch: pytest.MonkeyPatch, vad_filter: bool, expected: list[str]
+    ) -> None:
+        cut: list[str] = []
+        monkeypatch.setattr(
+            faster_whisper, "speech_spans", lambda sound, **_: (sound, cut.append("speech") or [])
+        )
+        monkeypatch.setattr(faster_whisper, "quiet_spans", lambda *_, **__: cut.append("quiet") or [])
+        inputs = TranscribeInputs(audio_path="x.wav", vad_filter=vad_filter)
+        listener = faster_whisper._Listener(LoadedModel(None, OneAtATime()), inputs, "cpu")
+        assert list(listener.heard(noise(1))) == []
+        assert cut == expected
 
 
 @dataclass(frozen=True)
