@@ -96,7 +96,7 @@ def _size_bytes(path: Path) -> int:
 
 
 def is_taken(path: str) -> bool:
-    """Whether the server takes a file of this relative path: bounded text without controls and backslashes."""
+    """Whether the server takes a file of this path: bounded text without controls and backslashes."""
     return (
         not _REFUSED_CHARS.search(path)
         and len(path.encode()) <= _MAX_KEY_BYTES

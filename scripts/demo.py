@@ -52,11 +52,13 @@ class Job:
     inputs: dict[str, Any]
 
 
+CLIP = SAMPLES / "carphone_pristine.mp4"
+UPSCALE = "flashvsr.upscale_video"
 TRANSCRIBE, DIARISE = "faster_whisper.transcribe_audio", "pyannote_audio.diarize_speakers"
 SUBTITLES = "wservice.generate_subtitle_files"
 SENTENCE = "Every task that this server accepts is on disk before you hear of it."
 JOBS = (
-    Job("flashvsr.upscale_video", {"video_path": SAMPLES / "carphone_pristine.mp4", "scale": 4.0}),
+    Job(UPSCALE, {"video_path": CLIP, "scale": 4.0}),
     Job("ffmpeg.extract_audio", {"video_path": SAMPLES / "bigbuckbunny.mp4", "audio_format": "wav"}),
     Job(TRANSCRIBE, {"audio_path": SAMPLES / "conversation.wav", "language": "en"}),
     Job(DIARISE, {"audio_path": SAMPLES / "conversation.wav"}),
@@ -74,17 +76,22 @@ JOBS = (
 
 def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
-    table = Table(Column("task and its files", overflow="fold"), "engine", "seconds")
+    header = f"task and its files in {OUTPUT.relative_to(ROOT)}/"
+    table = Table(Column(header, overflow="fold"), "engine", "seconds")
     results: Results = {}
     with server() as url, Client(url) as client:
         for job in JOBS:
             table.add_row(*run(client, job, results))
-    upscaled = next(OUTPUT.glob("carphone*.mp4"))
-    before_after(SAMPLES / "carphone_pristine.mp4", upscaled, OUTPUT / "before-after.png")
+    before_after(CLIP, file_of(results[UPSCALE]["video_path"]), OUTPUT / "before-after.png")
     console.print(table)
     console.print(f"before and after, side by side: {(OUTPUT / 'before-after.png').relative_to(ROOT)}")
-    show_subtitles(OUTPUT / PurePosixPath(results[SUBTITLES]["subtitle_files"]["with_speakers"]).name)
+    show_subtitles(file_of(results[SUBTITLES]["subtitle_files"]["with_speakers"]))
     return 0
+
+
+def file_of(key: str) -> Path:
+    """Where the file of a result lies; other files beside it may be those of an earlier demo."""
+    return OUTPUT / PurePosixPath(key).name
 
 
 @contextmanager
@@ -144,13 +151,13 @@ def run(client: Client, job: Job, results: Results) -> tuple[str, str, str]:
         files = client.download(done, f"{OUTPUT}/")
     results[job.task] = done.result or {}
     engine = results[job.task]["engine"]
-    names = "".join(f"\n  {file.relative_to(ROOT)}" for file in files)
+    names = "".join(f"\n  {file.relative_to(OUTPUT)}" for file in files)
     return job.task + names, f"{engine['name']}\n({engine['kind']})", f"{seconds:.1f}"
 
 
 def show_subtitles(path: Path) -> None:
     """The first lines of an SRT file."""
-    console.print(f"\nthe beginning of {path.relative_to(ROOT)}, which says who speaks:")
+    console.print(f"\nwho speaks, in {path.relative_to(ROOT)}:")
     cues = path.read_text(encoding="utf-8").split("\n\n")[:SHOWN_CUES]
     for cue in cues:
         _, span, *lines = cue.splitlines()
