@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from models.text_rows import row_groups
 from models.weights import ModelFolder, WeightFile
 
 FULL_FOLDER = ModelFolder("paddleocr", ("det.onnx", "rec.onnx"))
-_KEYS_NAME, _TURN_NAME = "rec_keys.txt", "cls.onnx"
+_KEYS_NAME = "rec_keys.txt"
 _MIN_CONFIDENCE = 0.5
+_SURE = 0.9  # a line that is read upside down stays below: 0.66 to 0.73 measured on print
+_CHECK_S = 0.1
 _LEVEL_SLANT = 0.1  # rise over run up to which a quad is a line that may be joined with its neighbour
 _SURPLUS = 0.12  # measured on subtitles of 28 to 56 px: 8 to 13 px of a box that is 63 px high
 _OUT_OF_MEMORY_TEXTS = ("Failed to allocate memory", "out of memory", "bad_alloc")
@@ -41,45 +45,36 @@ DET_FILE = _wheel_file(
 REC_FILE = _wheel_file(
     "PP-OCRv6_rec_small.onnx", 21234383, "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
 )
-TURN_FILE = _wheel_file(
-    "ch_ppocr_mobile_v2.0_cls_mobile.onnx",
-    585532,
-    "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class OcrFiles:
-    """The networks: `det` finds text, `rec` reads a line, `turn` tells whether a line is upside down.
+    """The networks: `det` finds text, `rec` reads a line.
 
     `keys` lists the characters of `rec`, one a line, where the network does not carry them itself.
     """
 
     det: Path
     rec: Path
-    turn: Path | None = None
     keys: Path | None = None
 
 
 def embedded_files(resources: Resources) -> OcrFiles:
     """PP-OCRv6 small, out of the rapidocr wheel."""
     weights = resources.weights
-    return OcrFiles(weights[DET_FILE.path], weights[REC_FILE.path], weights[TURN_FILE.path])
+    return OcrFiles(weights[DET_FILE.path], weights[REC_FILE.path])
 
 
 def full_files(resources: Resources) -> OcrFiles:
     """What the operator put into the models directory. Raises ModelNotReady without a list of characters."""
     folder = resources.weights[FULL_FOLDER.path]
-    turn, keys = folder / _TURN_NAME, folder / _KEYS_NAME
-    rec = folder / "rec.onnx"
+    keys, rec = folder / _KEYS_NAME, folder / "rec.onnx"
     if not keys.is_file() and not _names_characters(rec):
         raise ModelNotReady(
             f"weights are not installed: put {_KEYS_NAME} into MEDIARAY_MODELS_DIR/{FULL_FOLDER.path}"
             f" ({rec.name} does not name its characters)"
         )
-    return OcrFiles(
-        folder / "det.onnx", rec, turn if turn.is_file() else None, keys if keys.is_file() else None
-    )
+    return OcrFiles(folder / "det.onnx", rec, keys if keys.is_file() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,50 +96,66 @@ class TextFinder:
         params = {"Det.model_path": str(files.det), "Det.limit_type": "max", "Det.limit_side_len": side_px}
         with _unusable(files.det):
             self._network = _rapid_ocr(params | _only("det"), resources)
-            self.find(np.zeros((64, 64, 3), np.uint8))  # loads the network
+            self.find(np.zeros((64, 64, 3), np.uint8), _no_check)  # loads the network
+        self._network.text_det.session = _StoppableSession(self._network.text_det.session)
 
-    def find(self, picture: np.ndarray) -> list[np.ndarray]:
-        """The quads, in reading order; pieces of one level line are joined."""
-        found = _told(lambda: self._network(_bgr(picture)))
+    def find(self, picture: np.ndarray, check: Callable[[], None]) -> list[np.ndarray]:
+        """The quads, in reading order; pieces of one level line are joined. `check`: as in `TextReader`."""
+        found = _told(lambda: self._network(_bgr(picture)), check)
         boxes = getattr(found, "boxes", None)
         return [] if boxes is None else _joined([np.asarray(box, np.float64) for box in boxes])
 
-    def find_boxes(self, picture: np.ndarray) -> list[Box]:
+    def find_boxes(self, picture: np.ndarray, check: Callable[[], None]) -> list[Box]:
         """Upright boxes that lie close around the ink of what `find` finds."""
-        return [_tight(_box_around(quad)) for quad in self.find(picture)]
+        return [_tight(_box_around(quad)) for quad in self.find(picture, check)]
 
 
 class TextReader:
     """Finds and reads lines of text, one at a time. Calls from several threads are safe.
 
-    With `is_turning`, lines that are upside down are read as well.
+    With `is_turning`, a line that reads badly is also read upside down, and the surer reading counts. (The
+    classifier that comes with the networks takes long upright lines of print for turned ones.)
     """
 
     def __init__(
         self, files: OcrFiles, resources: Resources, finder: TextFinder, *, is_turning: bool = False
     ) -> None:
-        self._finder = finder
+        self._finder, self._is_turning = finder, is_turning
         params = {"Rec.model_path": str(files.rec)}
         if files.keys is not None:
             params["Rec.rec_keys_path"] = str(files.keys)
-        turning = is_turning and files.turn is not None
-        if turning:
-            params["Cls.model_path"] = str(files.turn)
         with _unusable(files.rec):
-            self._network = _rapid_ocr(params | _only("rec", "cls" if turning else ""), resources)
-            self._read_line(np.zeros((48, 320, 3), np.uint8))  # loads the networks
+            self._network = _rapid_ocr(params | _only("rec"), resources)
+            self._read_line(np.zeros((48, 320, 3), np.uint8), _no_check)  # loads the network
         self._refuse_other_characters(files)
+        self._network.text_rec.session = _StoppableSession(self._network.text_rec.session)
 
     def read(self, picture: np.ndarray, check: Callable[[], None]) -> list[TextLine]:
-        """The lines that the network is sure enough of; `check` is called before each and may raise."""
-        lines = []
+        """The lines that the network is sure enough of, from the bottom up where most are upside down.
+
+        `check` is called before each line and every 0.1 s that a network runs; what it raises ends the run.
+        """
         check()
-        for quad in self._finder.find(picture):
-            check()
-            text, confidence = self._read_line(_cut(picture, quad))
-            if text and confidence >= _MIN_CONFIDENCE:
-                lines.append(TextLine(text, confidence, quad))
-        return lines
+        quads = self._finder.find(picture, check)
+        found = [(quad, *self._reading(_cut(picture, quad), check)) for quad in quads]
+        kept = [
+            (TextLine(text, confidence, np.roll(quad, 2, axis=0) if is_turned else quad), is_turned)
+            for quad, text, confidence, is_turned in found
+            if text and confidence >= _MIN_CONFIDENCE
+        ]
+        lines = [line for line, _ in kept]
+        return lines[::-1] if sum(is_turned for _, is_turned in kept) > len(kept) / 2 else lines
+
+    def _reading(self, line: np.ndarray, check: Callable[[], None]) -> tuple[str, float, bool]:
+        """What a line says, how sure that is, and whether it stands upside down."""
+        check()
+        text, confidence = self._read_line(line, check)
+        if not self._is_turning or confidence >= _SURE:
+            return text, confidence, False
+        turned_text, turned_confidence = self._read_line(line[::-1, ::-1], check)
+        if turned_confidence > confidence:
+            return turned_text, turned_confidence, True
+        return text, confidence, False
 
     def _refuse_other_characters(self, files: OcrFiles) -> None:
         """A list of another length would name every character wrongly. Raises ModelNotReady."""
@@ -157,8 +168,8 @@ class TextReader:
                 f"{text}: put its own {_KEYS_NAME} into MEDIARAY_MODELS_DIR/{FULL_FOLDER.path}"
             )
 
-    def _read_line(self, line: np.ndarray) -> tuple[str, float]:
-        told = _told(lambda: self._network(_bgr(line)))
+    def _read_line(self, line: np.ndarray, check: Callable[[], None]) -> tuple[str, float]:
+        told = _told(lambda: self._network(_bgr(line)), check)
         if not told.txts:
             return "", 0.0
         return str(told.txts[0]).strip(), float(told.scores[0])
@@ -187,7 +198,7 @@ def ocr_engines(make: Callable[[Callable[[Resources], OcrFiles]], Any]) -> tuple
             kind=EngineKind.EMBEDDED,
             make=lambda: make(embedded_files),
             version="PP-OCRv6 small, rapidocr 3.10.0",
-            weights=(DET_FILE, REC_FILE, TURN_FILE),
+            weights=(DET_FILE, REC_FILE),
         ),
     )
 
@@ -211,17 +222,51 @@ def _rapid_ocr(params: dict[str, Any], resources: Resources) -> Any:
     return RapidOCR(params=quiet | named | params)
 
 
-def _told(run: Callable[[], Any]) -> Any:
+def _no_check() -> None:
+    """Nobody waits while an engine loads."""
+
+
+_WAITING: ContextVar[Callable[[], None]] = ContextVar("_WAITING", default=_no_check)
+"""The `check` of the call that runs in this thread: RapidOCR hands nothing on to its networks."""
+
+
+class _StoppableSession:
+    """A network inside RapidOCR whose run can be stopped between any two of its layers."""
+
+    def __init__(self, network: Any) -> None:
+        self.session = network.session
+        (self._input,) = (given.name for given in self.session.get_inputs())
+
+    def __call__(self, content: np.ndarray) -> np.ndarray:
+        from onnxruntime import RunOptions  # noqa: PLC0415 - with RapidOCR, when an engine loads
+
+        options, check = RunOptions(), _WAITING.get()
+        with ThreadPoolExecutor(1, thread_name_prefix="ocr") as pool:
+            run = pool.submit(self.session.run, None, {self._input: content}, options)
+            try:
+                while wait([run], timeout=_CHECK_S).not_done:
+                    check()
+            finally:
+                options.terminate = True
+        return np.asarray(run.result()[0])
+
+
+def _told(run: Callable[[], Any], check: Callable[[], None]) -> Any:
     """What a network answers; its failures are told in the words of `models.errors`."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # noqa: PLC0415 - as above
     from rapidocr.inference_engine.onnxruntime import ONNXRuntimeError  # noqa: PLC0415 - as above
 
+    failures = (ort.Fail, ort.RuntimeException, ort.EPFail, ort.InvalidArgument, ONNXRuntimeError)
+    token = _WAITING.set(check)
     try:
         return run()
-    except ONNXRuntimeError as error:
+    except (*failures, MemoryError) as error:
         reason = str(error).strip().rpartition("\n")[2]
-        if any(text in reason for text in _OUT_OF_MEMORY_TEXTS):
+        if isinstance(error, MemoryError) or any(text in reason for text in _OUT_OF_MEMORY_TEXTS):
             raise OutOfMemory(reason) from error
         raise PermanentFailure(f"the OCR network failed: {reason}") from error
+    finally:
+        _WAITING.reset(token)
 
 
 @contextmanager

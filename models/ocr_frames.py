@@ -16,7 +16,8 @@ from models.pictures import files_below, is_picture
 
 MAX_MANIFEST_BYTES = 64 << 20
 _TIME_IN_NAME = re.compile(r"_(-?\d+)ms\.\w+$")
-_NAMED_MISSING = 5
+_NAMED_MISSING, _SHOWN_CHARS = 5, 80
+_MAX_PART_BYTES, _MAX_NAME_BYTES = 255, 1024  # of a part of a name; of all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +97,23 @@ def _entries(manifest: Path) -> list[_Entry | str]:
 
 
 def _frame(entry: _Entry, folder: Path) -> OcrFrame:
-    """Raises InvalidInput for a name that leads out of the folder."""
+    """Raises InvalidInput for a name that leads out of the folder, or that no file can have."""
     name = PurePosixPath(entry.file)
-    if name.is_absolute() or ".." in name.parts:
-        text = f"manifest_path: {entry.file!r} is no name below multi_frames_path"
+    if name.is_absolute() or ".." in name.parts or not _can_exist(name):
+        text = f"manifest_path: {entry.file[:_SHOWN_CHARS]!r} is no name below multi_frames_path"
         raise InvalidInput(text, field="manifest_path")
     time_s = _time_in(entry.file) if entry.time_s is None else entry.time_s
     return OcrFrame(folder / name, str(name), time_s)
+
+
+def _can_exist(name: PurePosixPath) -> bool:
+    """Whether a file may be called so: a look at the disk fails on names that are too long."""
+    try:
+        all_bytes, *parts_bytes = (len(part.encode()) for part in (str(name), *name.parts))
+    except UnicodeEncodeError:
+        return False
+    is_short = all_bytes <= _MAX_NAME_BYTES and max(parts_bytes, default=0) <= _MAX_PART_BYTES
+    return is_short and "\0" not in str(name)
 
 
 def _time_in(name: str) -> float | None:

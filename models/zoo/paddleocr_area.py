@@ -99,7 +99,7 @@ class AreaEngine(Engine):
         for number, path in enumerate(pictures, start=1):
             picture = _picture_or_none(path, context)
             if picture is not None:
-                found.append((picture.shape[1::-1], tuple(self._finder.find_boxes(picture))))
+                found.append((picture.shape[1::-1], tuple(self._finder.find_boxes(picture, context.check))))
             context.report(number, len(pictures), stage="detect", unit="frames")
         if not found:
             raise InvalidInput(f"{source}: none of the pictures can be read", field=source)
