@@ -6,6 +6,7 @@ import pytest
 
 from models.subtitle_edits import TRIES, BadAnswer, BatchSize, ChatCorrector, accepted, batches, read_answer
 
+MANY = 300_000
 TEXTS = ["I herd a beep.", "This is Dyan.", "In New Jersey.", "Neither did eye.", "Oh hello."]
 
 
@@ -96,11 +97,44 @@ def test_similar_texts_that_were_swapped_are_refused_but_becoming_like_a_neighbo
         '```\n{"edits": []}```',
         '<think>Hm, {"edits": 1}?</think>\n{"edits": []}',
         '  {"edits": []}\n',
+        '<think>Hm.</think>\n```json\n{"edits": []}\n```\n',
     ],
-    ids=["fence", "plain fence", "thoughts", "blanks"],
+    ids=["fence", "plain fence", "thoughts", "blanks", "thoughts and fence"],
 )
 def test_what_models_put_around_json_is_passed_over(text):
     assert read_answer(text, range(1, 3)) == {}
+
+
+@pytest.mark.parametrize(
+    "answer_text",
+    [
+        f"a{'\n' * MANY}a",
+        "<think>" * MANY,
+        "```json" * MANY,
+        "{" * MANY,
+        " ```" * MANY,
+        '{"edits": [' + " " * MANY,
+    ],
+    ids=["line ends", "thoughts", "fences", "brackets", "closing fences", "blanks in JSON"],
+)
+def test_a_long_answer_of_nothing_is_refused_at_once(answer_text):
+    """Up to two million characters: time that grew with their square would never end."""
+    with pytest.raises(BadAnswer):
+        read_answer(answer_text, range(1, 3))
+
+
+@pytest.mark.parametrize("mark", ["<", "<{[", "{a", "\\", "> ", "<a>", "\u202e", "a\n", " a"], ids=ascii)
+def test_a_long_text_is_judged_at_once(mark):
+    text = f"hello {mark * (MANY // len(mark))}"
+    assert accepted("hello", text) is None
+    assert accepted(text, "goodbye") is None
+
+
+@pytest.mark.parametrize("num_letters", [80, 1000, 12_000])
+def test_two_letters_in_many_orders_are_judged_at_once(num_letters):
+    """What difflib takes the third power of the length for, 33 s at 1000 letters."""
+    old, new = ("ab" * num_letters)[:num_letters], ("abb" * num_letters)[:num_letters]
+    assert accepted(old, new) in {None, new}
 
 
 def test_what_is_wrong_is_told_without_repeating_the_answer():
@@ -128,10 +162,54 @@ def test_what_is_wrong_is_told_without_repeating_the_answer():
         ("one line", "one --> line", None),
         ("one line", "one\x00line", None),
         ("...", "Hello", None),
+        ("", "…", None),
+        (" \n", "…", None),
+        ("...", "…", "…"),
+        (r"{\i1}one{\i0} two", r"{\i0}one{\i1} two", None),
+        ("hello brave new world", "hello {brave\nnew} world", None),
+        ("hello brave new world", "hello <brave\nnew> world", None),
+        ("hello world", "<hello world", None),
+        ("hello world", "hello [world", None),
+        ("hello world", "hello world}", None),
+        ("hello world", r"hello\h world", None),
+        ("hello world", r"{\alpha&HFF&}hello world", None),
+        ("5 < 6 hello", "5 6 <hello", None),
+        ("if 5 < 6 yas", "If 5 < 6, yes.", "If 5 < 6, yes."),
+        (r"one\h two tree", r"One\h two three.", r"One\h two three."),
+        ("hello brave new world", "hello brave new world" + "\U0001f4a9" * 50_000, None),
+        ("hello brave new world", "hello brave new world" + "!" * 40, None),
+        ("hello world", "\u202ehello world", None),
+        ("\u202bhello word\u202c", "\u202bhello world\u202c", "\u202bhello world\u202c"),
+        ("hello world", "hello\u2066 world\u2069", None),
+        ("hello world", "hello\u200b world", None),
+        ("hello world", "hello world\U000e0041", None),
+        ("hello world", "hello \ue000world", None),
+        ("میخواهم", "می\u200cخواهم", "می\u200cخواهم"),
+        ("hello world", "hello\u2028world", "hello world"),
     ],
 )
 def test_only_what_is_plainly_the_same_text_is_taken(old, new, taken):
     assert accepted(old, new) == taken
+
+
+def test_a_text_of_some_sentences_is_judged_by_its_letters_too():
+    old = (
+        "I herd that the whether is going two be fine tomorrow so we can all go too the see and swim as long"
+        " as we like and than eat ice cream at the peer"
+    )
+    new = (
+        "I heard that the weather is going to be fine tomorrow, so we can all go to the sea and swim as long"
+        " as we like, and then eat ice cream at the pier."
+    )
+    other = (
+        "We have been told by nobody in particular about these strange machines which stand behind the old"
+        " factory, where children used to play until somebody put a fence up."
+    )
+    assert accepted(old, new) == new
+    assert accepted(old, other) is None
+    assert (
+        accepted("今天天汽很好我们一起去公园完吧" * 7, "今天天气很好，我们一起去公园玩吧。" * 7) is not None
+    )
 
 
 def test_a_very_long_text_is_judged_too():
