@@ -71,7 +71,7 @@ def frames_of_folder(folder: Path, field: str, check: Callable[[], None]) -> Ocr
 
 def frames_of_manifest(manifest: Path, folder: Path) -> OcrFrames:
     """The pictures that a manifest names, in its order. Raises InvalidInput: malformed, or files missing."""
-    entries = [entry if isinstance(entry, _Entry) else _Entry(file=entry) for entry in _entries(manifest)]
+    entries = _entries(manifest)
     if not entries:
         raise InvalidInput("manifest_path names no frame", field="manifest_path")
     frames = [_frame(entry, folder) for entry in entries]
@@ -84,16 +84,17 @@ def frames_of_manifest(manifest: Path, folder: Path) -> OcrFrames:
     return OcrFrames(tuple(frames), "multi_frames_path")
 
 
-def _entries(manifest: Path) -> list[_Entry | str]:
+def _entries(manifest: Path) -> list[_Entry]:
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
         text = f"manifest_path is larger than {MAX_MANIFEST_BYTES >> 20} MiB"
         raise InvalidInput(text, field="manifest_path")
     try:
         told = _MANIFEST.validate_python(json.loads(manifest.read_bytes()))
+        entries = told.frames if isinstance(told, _Manifest) else told
+        return [entry if isinstance(entry, _Entry) else _Entry(file=entry) for entry in entries]
     except (ValueError, RecursionError) as error:
         text = 'manifest_path is no JSON of the form {"frames": [{"file": name, "time_s": seconds}]}'
         raise InvalidInput(text, field="manifest_path") from error
-    return told.frames if isinstance(told, _Manifest) else told
 
 
 def _frame(entry: _Entry, folder: Path) -> OcrFrame:
