@@ -18,7 +18,7 @@ from misaki.zh import ZHG2P
 from models import spoken_forms
 from models.espeak import Espeak
 from models.japanese import Japanese, with_units
-from models.text_segments import ABBREVIATION, Reading, Script, runs
+from models.text_segments import ABBREVIATION, Reading, Script, runs, scripts_of
 
 _MARKS = ".!?,;:—…"
 _TAIL = re.compile(rf"[{_MARKS}][{_MARKS}\s\"'”’)\]}}»]*$")
@@ -91,6 +91,16 @@ def _mark_of(text: str, *, is_last: bool) -> str:
     return tail.group()[0]
 
 
+def unread_in_mandarin(text: str) -> str:
+    """The Han characters of a text that are left out, since no reading in Mandarin is known for them."""
+    spoken = spoken_forms.plain(text).translate(_CHINESE_MARKS)
+    return "".join(
+        char
+        for char in dict.fromkeys(spoken)
+        if scripts_of(char).get(Script.HAN) and not (_is_han(char) and _said(char, ZHG2P.word2ipa))
+    )
+
+
 class _Mandarin:
     """jieba's words in misaki's phonemes. The dictionary (about 1 s) is read at the first text."""
 
@@ -102,7 +112,7 @@ class _Mandarin:
             tokenizer, to_ipa = self._reader
         spoken = spoken_forms.chinese(text).translate(_CHINESE_MARKS)
         said = (
-            " ".join(to_ipa(word) for word in tokenizer.cut(part)) if _is_han(part) else _spaced(part)
+            " ".join(_said(word, to_ipa) for word in tokenizer.cut(part)) if _is_han(part) else _spaced(part)
             for part in _HAN.findall(spoken)
         )
         return "".join(said).replace("\u032f", "")
@@ -118,6 +128,14 @@ class _Mandarin:
         tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
         tokenizer.initialized = True
         return tokenizer, ZHG2P.word2ipa
+
+
+def _said(word: str, to_ipa: Callable[[str], str]) -> str:
+    """The phonemes of a word; of its characters where one has no known reading, which is left out."""
+    try:
+        return to_ipa(word)
+    except ValueError:
+        return "".join(_said(char, to_ipa) for char in word) if len(word) > 1 else ""
 
 
 def _is_han(part: str) -> bool:

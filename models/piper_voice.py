@@ -22,15 +22,13 @@ _NOISE, _NOISE_OF_DURATIONS = 0.0, 0.0
 
 
 class Piper:
-    """The network at `model`, with the table of phonemes beside it. `rate_hz` is that of its sound."""
+    """The network at `model`, with the table of phonemes in `config`. `rate_hz` is that of its sound."""
 
-    def __init__(self, model: Path, *, device: str, threads: int) -> None:
-        config = json.loads(model.with_name(f"{model.name}.json").read_text(encoding="utf-8"))
-        self._ids: dict[str, list[int]] = config["phoneme_id_map"]
-        self._scales = np.array(
-            [_NOISE, config["inference"]["length_scale"], _NOISE_OF_DURATIONS], np.float32
-        )
-        self.rate_hz: int = config["audio"]["sample_rate"]
+    def __init__(self, model: Path, config: Path, *, device: str, threads: int) -> None:
+        told = json.loads(config.read_text(encoding="utf-8"))
+        self._ids: dict[str, list[int]] = told["phoneme_id_map"]
+        self._scales = np.array([_NOISE, told["inference"]["length_scale"], _NOISE_OF_DURATIONS], np.float32)
+        self.rate_hz: int = told["audio"]["sample_rate"]
         self._session = OnnxSession(model, device=device, threads=threads)
 
     def speak(self, ipa: str, check: Callable[[], None]) -> np.ndarray:

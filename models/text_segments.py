@@ -43,15 +43,17 @@ _FOREIGN_RUN = {  # what is not in the main script
 }
 
 _CLOSERS = "\"'”’)\\]」』】》"
-_SENTENCE = re.compile(
-    rf"(?:[。！？!?…]+|(?<![.\d])\.(?!\d)|(?<=\d)\.(?=\s|$)|\.{{2,}})[.!?{_CLOSERS}]*(?=\s|$|[{_HAN}{_KANA}])"
-    rf"|[。！？][{_CLOSERS}]*"
+_SENTENCE = re.compile(  # bounded and never tried again shorter: else long runs of marks take quadratic time
+    rf"(?:[。！？!?…]{{1,20}}+|(?<![.\d])\.(?!\d)|(?<=\d)\.(?=\s|$)|\.{{2,20}}+)[.!?{_CLOSERS}]{{0,20}}+"
+    rf"(?=\s|$|[{_HAN}{_KANA}])"
+    rf"|[。！？][{_CLOSERS}]{{0,20}}+"
 )
 _SPACE = re.compile(r"\s+")
 _CLAUSE = re.compile(rf"[,;:，；：、—][{_CLOSERS}]*\s*")
 ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|vs|etc|No|Fig|Inc|Ltd|Co|e\.g|i\.e)|\b[A-Z])\.$", re.IGNORECASE
 )
+_MAX_ABBREVIATION_CHARS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,10 @@ def _pieces(paragraph: str, start: int, max_tokens: int) -> Iterator[Segment]:
 def _sentences(paragraph: str) -> Iterator[str]:
     start = 0
     for match in _SENTENCE.finditer(paragraph):
-        sentence = paragraph[start : match.end()]
-        if not ABBREVIATION.search(sentence):
-            yield sentence
-            start = match.end()
+        end = match.end()
+        if not ABBREVIATION.search(paragraph, max(start, end - _MAX_ABBREVIATION_CHARS), end):
+            yield paragraph[start:end]
+            start = end
     yield paragraph[start:]
 
 

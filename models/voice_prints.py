@@ -14,6 +14,7 @@ from models.networks.campplus import RATE_HZ, embed, load_campplus
 from models.text_segments import reading_of
 from models.voices import Voice
 
+_CHECK_S = 0.1
 _SAMPLE_TEXTS = {
     "en": "The morning train was late again, so we walked along the river and talked about the weather.",
     "zh": "早上的火车又晚点了，我们沿着河边走，聊了聊今天的天气。",
@@ -66,16 +67,23 @@ class VoicePrints:
     def nearest(
         self, prompt: np.ndarray, voices: Sequence[Voice], check: Callable[[], None]
     ) -> tuple[Voice, float]:
-        """The voice most like `prompt`, (L,) float32 at 16 kHz, and the cosine of their vectors."""
-        with self._lock:
-            wanted = embed(self._network, prompt)
-            found = [(voice, float(wanted @ self._print_of(voice, check))) for voice in voices]
+        """The voice most like `prompt`, (L,) float32 at 16 kHz, and the cosine of their vectors.
+
+        Calls from several threads are safe; one that waits for another to make a print can be stopped.
+        """
+        wanted = embed(self._network, prompt)
+        found = [(voice, float(wanted @ self._print_of(voice, check))) for voice in voices]
         return max(found, key=lambda pair: pair[1])
 
     def _print_of(self, voice: Voice, check: Callable[[], None]) -> np.ndarray:
-        if voice.name not in self._prints:
-            self._prints[voice.name] = self.made(voice, check)
-        return self._prints[voice.name]
+        while not self._lock.acquire(timeout=_CHECK_S):
+            check()
+        try:
+            if voice.name not in self._prints:
+                self._prints[voice.name] = self.made(voice, check)
+            return self._prints[voice.name]
+        finally:
+            self._lock.release()
 
     def made(self, voice: Voice, check: Callable[[], None]) -> np.ndarray:
         """The print, (192,), of what a voice says in its languages."""

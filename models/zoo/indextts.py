@@ -50,5 +50,6 @@ MODELS: tuple[ModelSpec, ...] = (
             ),
         ),
         check=check,
+        run_timeout_s=4 * 3600.0,  # the longest Chinese text takes one idle core 2,800 s
     ),
 )

@@ -20,6 +20,7 @@ from models.text_segments import (
     CHINESE,
     ENGLISH,
     JAPANESE,
+    Reading,
     Script,
     reading_of,
     scripts_of,
@@ -43,6 +44,7 @@ from models.zoo.indextts_weights import (
     KOKORO_PARTS,
     KOKORO_STYLES,
     KOKORO_VOICES,
+    PIPER_CONFIG,
     PIPER_MODEL,
 )
 
@@ -56,6 +58,7 @@ INDEXTTS_RATE_HZ = 22_050
 _INDEXTTS_PROMPT_S = 15.0  # the model hears no more of a recording
 _KOKORO_TOKENS = 60  # about 15 s: the network hurries when it has more to say, and takes memory by length
 _PRINT_RATE_HZ, _PRINT_PROMPT_S = 16_000, 30.0
+_NAMED_UNREAD = 20
 _KOKORO_LANGUAGES = {
     "a": ENGLISH,
     "b": ENGLISH,
@@ -212,7 +215,7 @@ class FixedVoicesEngine(SpeechEngine):
             "similarity": None if similarity is None else round(similarity, 3),
             "is_cloned": False,
             "language": language,
-            "notes": _notes(inputs, voice.name, language),
+            "notes": _notes(inputs, voice.name, language, reading),
         }
         return Speaker(voice.rate_hz, say, info, _KOKORO_TOKENS)
 
@@ -236,8 +239,11 @@ class FixedVoicesEngine(SpeechEngine):
     @cached_property
     def _prints(self) -> VoicePrints:
         """Loaded (with torch) for the first prompt."""
+        import torch
+
         from models.voice_prints import VoicePrints
 
+        torch.set_num_threads(self._resources.threads)
         return VoicePrints(self._resources.weights[CAMPPLUS.path], self._resources.device)
 
     @staticmethod
@@ -247,8 +253,11 @@ class FixedVoicesEngine(SpeechEngine):
         return language in voice.languages and (voice.reads_all_scripts or not is_mixed)
 
 
-def _notes(inputs: SpeechInputs, voice: str, language: str) -> list[str]:
+def _notes(inputs: SpeechInputs, voice: str, language: str, reading: Reading) -> list[str]:
     """What a caller may not expect of the result, in words."""
+    from models.phonemes import unread_in_mandarin
+
+    unread = unread_in_mandarin(inputs.text) if reading.han is Script.HAN else ""
     said = {
         f"no voice was cloned: {voice} is the voice of this engine nearest to the prompt": (
             inputs.spk_audio_prompt is not None
@@ -257,6 +266,7 @@ def _notes(inputs: SpeechInputs, voice: str, language: str) -> list[str]:
         f"text has no letters of language {language}: it is read in the language of those it has": (
             not has_letters_of(inputs.text, language)
         ),
+        f"left out, since their reading is not known: {unread[:_NAMED_UNREAD]}": bool(unread),
     }
     return [text for text, applies in said.items() if applies]
 
@@ -275,7 +285,8 @@ class EmbeddedEngine(FixedVoicesEngine):
         joined = b"".join(weights[part.path].read_bytes() for part in KOKORO_PARTS)
         network = Kokoro(OnnxSession(joined, **options), load_styles(weights[KOKORO_VOICES.path]))
         reader = _reader()
-        joe = PiperVoice("joe", Piper(weights[PIPER_MODEL.path], **options), reader)
+        piper = Piper(weights[PIPER_MODEL.path], weights[PIPER_CONFIG.path], **options)
+        joe = PiperVoice("joe", piper, reader)
         languages = (ENGLISH, CHINESE, JAPANESE)
         self._voices = (joe, *(KokoroVoice(name, languages, network, reader) for name in network.styles))
         self._defaults = {ENGLISH: "joe", CHINESE: "jf_alpha", JAPANESE: "jf_alpha"}

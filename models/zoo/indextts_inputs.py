@@ -22,7 +22,7 @@ NO_TEXT = "输入文本不能为空"
 NUM_EMOTIONS = 8
 MAX_SEGMENT_TOKENS = 600
 
-_MAX_NAME_BYTES = 200  # a file name may have 255 bytes
+_MAX_KEY_BYTES, _MAX_NAME_BYTES = 1024, 200  # S3 takes keys of 1024 bytes; file systems, names of 255
 _LANGUAGES = {
     **dict.fromkeys(("en", "en-us", "en-gb", "eng", "english"), ENGLISH),
     **dict.fromkeys(("zh", "zh-cn", "zh-hans", "zh-tw", "cmn", "chinese", "mandarin"), CHINESE),
@@ -125,8 +125,9 @@ def output_file(key: str | None) -> OutputFile:
     """What a caller's output_path asks for. Raises ValueError."""
     name = PurePosixPath(key or "speech.wav").name
     parts = (key or name).split("/")
-    is_strange = "\\" in (key or "") or not (key or name).isprintable()
-    if is_strange or any(part in {"", ".", ".."} for part in parts) or len(name.encode()) > _MAX_NAME_BYTES:
+    is_strange = "\\" in (key or "") or not (key or name).isprintable() or name.startswith(".")
+    is_long = len(name.encode()) > _MAX_NAME_BYTES or len((key or "").encode()) > _MAX_KEY_BYTES
+    if is_strange or is_long or any(part in {"", ".", ".."} for part in parts):
         raise ValueError("not a valid object key (a relative path such as speech/line1.wav)")
     suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
     if not suffix:

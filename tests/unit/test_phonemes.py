@@ -19,7 +19,7 @@ from models import spoken_forms
 from models.errors import TransientFailure
 from models.espeak import Espeak
 from models.networks.kokoro import MAX_TOKENS, TOKENS, parts
-from models.phonemes import Phonemizer, kokoro_signs, with_marks
+from models.phonemes import Phonemizer, kokoro_signs, unread_in_mandarin, with_marks
 from models.text_segments import reading_of
 from tests.stores import REPOSITORY
 
@@ -112,10 +112,15 @@ def test_long_phonemes_are_parted_between_words() -> None:
         ("I said ありがとう.", "en", "I sˈɛd aɾʲiɡatoː."),
         ("これは3つです", "en", "koɾe βa θɹˈi ʦɨ desɨ"),
         ("他说ありがとう。", "zh", "tʰa→ ʂwo→ aɾʲiɡatoː."),
+        ("㐂，你好兙。", "zh", ", ni↓xau↓ ."),
     ],
 )
 def test_phonemes_of_all_languages(reader: Phonemizer, text: str, language: str, phonemes: str) -> None:
     assert reader.kokoro(text, reading_of(text, language)) == phonemes
+
+
+def test_characters_that_no_table_reads_are_named() -> None:
+    assert unread_in_mandarin("兙和㐂，兙和\U00020000，十二〇，ok!") == "兙㐂\U00020000"
 
 
 def test_reading_chinese_leaves_no_file_behind(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from models.audio_formats import AudioFormat
 from models.engine import InvalidInput, MediaKind, file_fields
+from models.zoo.indextts import MODELS
 from models.zoo.indextts_inputs import (
     MAX_TEXT_CHARS,
     NO_TEXT,
@@ -106,6 +107,10 @@ def test_output_path_names_the_file_and_its_format(
         "out/",
         ".",
         "a.exe",
+        ".wav",
+        "out/.hidden.wav",
+        "a" * 197 + ".wav",
+        "folder/" * 150 + "a.wav",
     ],
 )
 def test_output_path_that_leaves_its_folder_or_is_no_sound_is_refused(key: str) -> None:
@@ -133,8 +138,10 @@ def test_text_that_cannot_be_said(text: str, words: str) -> None:
         check(inputs_of(text=text), {})
 
 
-def test_the_longest_text_is_accepted() -> None:
+def test_the_longest_text_is_accepted_and_has_the_time_it_takes() -> None:
     check(inputs_of(text="字" * MAX_TEXT_CHARS), {})
+    cpu_s = 0.28 * MAX_TEXT_CHARS  # measured on an idle core of a small machine
+    assert MODELS[0].run_timeout_s > 5 * cpu_s
 
 
 @pytest.mark.parametrize(

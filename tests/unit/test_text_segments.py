@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from models.text_segments import (
@@ -79,6 +81,19 @@ def test_what_cannot_be_spoken_has_no_segments(text: str) -> None:
 def test_ten_thousand_characters_of_any_kind_are_cut() -> None:
     for text in ("。" * 9_999 + "甲", "a.b,c " * 1666, "a" * 10_000, " " * 9_999 + "a", "好，" * 5000):
         assert "".join(segment.text for segment in segments(text, 20)).strip()
+
+
+@pytest.mark.parametrize("unit", ["A. ", '!"', "!", ".", "。”", "?!"])
+def test_the_time_to_cut_grows_with_the_length_alone(unit: str) -> None:
+    """Of the time a text takes, that of one eight times as long is about eight times; quadratic is 64."""
+
+    def cpu_s(text: str) -> float:
+        begin_s = time.process_time()
+        segments(text, 60)
+        return time.process_time() - begin_s
+
+    short, long = ((unit * count)[:count] + "a" for count in (1250, 10_000))
+    assert min(cpu_s(long) for _ in range(3)) < 24 * min(cpu_s(short) for _ in range(3))
 
 
 def test_scripts_are_counted() -> None:
