@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import subtitle_rules
 from models.engine import Cancelled
 from models.subtitle_rules import apply_rules
 
@@ -38,6 +39,7 @@ PIECES = [
         ",000",
         "www.a.com",
         "a@b.org",
+        *("Ａ", "Um,", "a@", "x=", "i", "do", "\\h", "://"),
     ),
     *(
         ".",
@@ -80,7 +82,7 @@ def one(text, language="en"):
         ("i'm sure i'd go; so will i.", "I'm sure I'd go; so will I."),
         ("I, um, think. Um.", "I think. Um."),
         ("uh-huh. umbrella", "Uh-huh. Umbrella"),
-        ("the, the thing", "The thing"),
+        ("the the thing, the end", "The thing, the end"),
         ("I I was there", "I was there"),
         ("10 % of 1 ,000 at 3:30, i think", "10% of 1,000 at 3:30, I think"),
         ("<i>hello</i> there. <b>we</b> go", "<i>Hello</i> there. <b>We</b> go"),
@@ -142,6 +144,142 @@ def test_what_chinese_speakers_mean_is_left_alone(text):
 )
 def test_rules_of_one_language_do_not_touch_another(text, language, after):
     assert one(text, language) == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Mr. Um said so", "Mr. um said so", "Ask UMM Studio", "The UM campus", "Vitamin a, a day"),
+        *(
+            "Ping 2001:db8::1 now",
+            "Use std::vector here",
+            "Ratio 1::2",
+            "Part i, section ii",
+            "Look at part i.",
+        ),
+        *(
+            "For i in range(10): i += 1",
+            "Where i is the index",
+            "10 % 3 == 1",
+            "What is 10 % 3?",
+            "x = a,b;c!=d",
+        ),
+        *("Type !!important", "if (a || b)?? then", "The The", "See ftp://a.b/c,d"),
+        *("Go to example.co.uk/foo,bar now", "Henry i. was king", "A price\u00a0: ten"),
+    ],
+)
+def test_what_only_looks_like_a_slip_is_left_alone(text):
+    assert one(text) == text
+
+
+def test_french_keeps_its_spaces_and_so_does_a_text_of_unknown_language():
+    assert one("Bonjour ! Ça va\u00a0? Oui ; non : 10 %", "fr") == "Bonjour ! Ça va\u00a0? Oui ; non : 10 %"
+    assert one("Bonjour ! Ça va ?", "") == "Bonjour ! Ça va ?"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("hello. Um, there", "Hello. There"),
+        ("i was there and so was i", "I was there and so was I"),
+        ("what can i do", "What can I do"),
+        ("it costs 10 % now!!", "It costs 10% now!"),
+    ],
+)
+def test_slips_are_still_told_from_what_looks_like_them(before, after):
+    assert one(before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{\\k20}um{\\k30}brel{\\k10}la", "{\\k20}um{\\k30}brel{\\k10}la"),
+        ("<i>um</i>brella stand", "<i>um</i>brella stand"),
+        ("<b>uh</b>uru", "<b>uh</b>uru"),
+        (
+            "Wait<00:00:01.000><c>um</c><00:00:01.200><c>pire</c>",
+            "Wait<00:00:01.000><c>um</c><00:00:01.200><c>pire</c>",
+        ),
+        ("{\\an8}um, hello", "{\\an8}Hello"),
+        ("\\hhello there", "\\hHello there"),
+        ("\\hum, hello", "\\hHello"),
+    ],
+)
+def test_markup_is_no_border_of_words_and_escapes_are_no_letters(before, after):
+    assert one(before) == after
+
+
+ADVERSARIES = [
+    *(
+        "你好啊。",
+        "a@",
+        "a",
+        "aé",
+        "a.",
+        "a.com",
+        "?!",
+        ".",
+        "<",
+        "<a",
+        "a<b>",
+        "a<",
+        "{",
+        "[",
+        "&a",
+        "&",
+        "www.a",
+    ),
+    *(
+        "http:",
+        "a+",
+        "a://",
+        " ",
+        "a ",
+        "\n",
+        "speaker ",
+        "speaker\n",
+        ", ",
+        ",,",
+        "um",
+        "um ",
+        "Um, ",
+        "u",
+        "uh",
+    ),
+    *(
+        "the ",
+        "the, ",
+        "呃",
+        "，嗯，",
+        "这个",
+        "1 ",
+        "1 ,",
+        "10 %",
+        "10 % ",
+        "好1",
+        "好 ",
+        "a1",
+        "i ",
+        "i",
+        "do i ",
+    ),
+    *("a-", "-", "'", "“", "\ue000", "\\h", "(", "a(", "我a", "…", "。", "a/", "a_", "A. ", "。\n", "\u00a0"),
+]
+
+
+@pytest.mark.parametrize("piece", ADVERSARIES, ids=ascii)
+def test_no_pattern_takes_longer_than_in_proportion(monkeypatch, piece):
+    """Would not end where a pattern tries each start of a text against each end of it."""
+    monkeypatch.setattr(subtitle_rules, "_MAX_CHARS", 10**9)
+    text = piece * (20_000 // len(piece))
+    apply_rules([text], "en" if piece.isascii() else "zh")
+
+
+def test_a_text_too_long_for_a_subtitle_is_left_and_told():
+    texts = ("um, " * 1300, "um, yes")
+    ruled = apply_rules(texts, "en")
+    assert ruled.texts == (texts[0], "yes")
+    assert ruled.counts["too_long_for_rules"] == 1
 
 
 def test_without_a_language_english_is_told_by_its_words():
