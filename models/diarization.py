@@ -7,8 +7,9 @@ pyannote.audio 2.1, Bredin 2023, with windows that count less towards their ends
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -24,6 +25,14 @@ _MAX_EXTRA_CUTS = 50
 _MIN_TURN_S = 0.1
 _MAX_GAP_S = 0.1  # a shorter silence does not end a turn
 _NOBODY = -1
+_CHECK_WINDOWS = 256  # 20 ms of work
+_CHECK_FRAMES = 1 << 17  # 0.1 s of work
+
+Item = TypeVar("Item")
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +112,28 @@ class Diarization:
 
 
 def diarize(
-    windows: Sequence[WindowSpeech], frames: Frames, limits: SpeakerLimits, length_s: float
+    windows: Sequence[WindowSpeech],
+    frames: Frames,
+    limits: SpeakerLimits,
+    length_s: float,
+    check: Callable[[], None] = _nothing,
 ) -> Diarization:
-    """The speakers of a recording of `length_s`, named SPEAKER_00, SPEAKER_01, … by first speech."""
-    labels = speaker_labels(windows, limits)
+    """The speakers of a recording of `length_s`, named SPEAKER_00, SPEAKER_01, … by first speech.
+
+    What `check` raises ends the work; the longest time between two calls is that of making the clusters of
+    `MAX_CLUSTERED` vectors, about 1 s.
+    """
+    labels = speaker_labels(windows, limits, check)
     num_speakers = 1 + max((int(row.max()) for row in labels if len(row)), default=_NOBODY)
     if not num_speakers:
         return Diarization((), ())
-    active, main = timeline(windows, labels, frames, num_speakers)
-    alone = main[:, None] == np.arange(num_speakers)  # (T, speakers)
-    return named(
-        Diarization(_turns(active, frames, length_s), _without_overlap(_turns(alone, frames, length_s)))
-    )
+    active, main = timeline(windows, labels, frames, num_speakers, check)
+    alone = (main == speaker for speaker in range(num_speakers))  # (T,) each
+    turns, exclusive = (_turns(_checked(rows, check, 1), frames, length_s) for rows in (active.T, alone))
+    check()
+    found = Diarization(turns, _without_overlap(exclusive))
+    check()
+    return named(found)
 
 
 def named(found: Diarization) -> Diarization:
@@ -123,13 +142,15 @@ def named(found: Diarization) -> Diarization:
     names = {speaker: f"SPEAKER_{number:02d}" for number, speaker in enumerate(order)}
     return Diarization(
         *(
-            tuple(replace(turn, speaker=names[turn.speaker]) for turn in _by_start(turns))
+            tuple(Turn(turn.start_s, turn.end_s, names[turn.speaker]) for turn in _by_start(turns))
             for turns in (found.turns, found.exclusive)
         )
     )
 
 
-def speaker_labels(windows: Sequence[WindowSpeech], limits: SpeakerLimits) -> list[np.ndarray]:
+def speaker_labels(
+    windows: Sequence[WindowSpeech], limits: SpeakerLimits, check: Callable[[], None] = _nothing
+) -> list[np.ndarray]:
     """The speaker, from 0, of each of the `numbers` of each window.
 
     Time grows with the square of the vectors up to `MAX_CLUSTERED`, and linearly beyond: of more vectors, as
@@ -145,7 +166,7 @@ def speaker_labels(windows: Sequence[WindowSpeech], limits: SpeakerLimits) -> li
     if len(chosen) > MAX_CLUSTERED:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_CLUSTERED).round().astype(int)]
     centres = _centres(chosen, clusters(chosen, limits))  # (speakers, D)
-    return [_assigned(window.vectors @ centres.T) for window in windows]
+    return [_assigned(window.vectors @ centres.T) for window in _checked(windows, check, _CHECK_WINDOWS)]
 
 
 def clusters(vectors: np.ndarray, limits: SpeakerLimits) -> np.ndarray:
@@ -167,22 +188,38 @@ def clusters(vectors: np.ndarray, limits: SpeakerLimits) -> np.ndarray:
 
 
 def timeline(
-    windows: Sequence[WindowSpeech], labels: Sequence[np.ndarray], frames: Frames, num_speakers: int
+    windows: Sequence[WindowSpeech],
+    labels: Sequence[np.ndarray],
+    frames: Frames,
+    num_speakers: int,
+    check: Callable[[], None] = _nothing,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Who speaks in each frame, (T, speakers) bool, and whom the windows hear most, (T,) or -1."""
     weights = np.hanning(frames.window + 2)[1:-1].astype(np.float32)  # (window,), above 0
     num_frames = frames.hop * (len(windows) - 1) + frames.window
     votes = np.zeros((num_frames, num_speakers), np.float32)
     speaking, heard = np.zeros(num_frames, np.float32), np.zeros(num_frames, np.float32)
-    for index, (window, found) in enumerate(zip(windows, labels, strict=True)):
+    told = zip(windows, labels, strict=True)
+    for index, (window, found) in enumerate(_checked(told, check, _CHECK_WINDOWS)):
         here = slice(index * frames.hop, index * frames.hop + frames.window)
         activity = window.unpacked(frames.window)  # (window, voices)
-        for speaker in np.unique(found):
-            is_heard = activity[:, window.numbers[found == speaker]].any(axis=1)  # (window,)
-            votes[here, speaker] += weights * is_heard
+        weighted = weights[:, None] * activity  # (window, voices)
+        for speaker in set(found.tolist()):
+            votes[here, speaker] += weighted[:, window.numbers[found == speaker]].max(axis=1)
         speaking[here] += weights * activity.sum(axis=1)
         heard[here] += weights
-    return _elected(votes, np.floor(speaking / heard + 0.5))
+    counts = np.floor(speaking / heard + 0.5)
+    parts = [slice(first, first + _CHECK_FRAMES) for first in range(0, num_frames, _CHECK_FRAMES)]
+    elected = [_elected(votes[part], counts[part]) for part in _checked(parts, check, 1)]
+    return np.concatenate([active for active, _ in elected]), np.concatenate([main for _, main in elected])
+
+
+def _checked(items: Iterable[Item], check: Callable[[], None], period: int) -> Iterator[Item]:
+    """The items; `check` is called before every so many."""
+    for index, item in enumerate(items):
+        if not index % period:
+            check()
+        yield item
 
 
 def _elected(votes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,11 +263,12 @@ def _assigned(likeness: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _turns(active: np.ndarray, frames: Frames, length_s: float) -> tuple[Turn, ...]:
+def _turns(active: Iterable[np.ndarray], frames: Frames, length_s: float) -> tuple[Turn, ...]:
+    """The turns of each speaker from (T,) bool arrays, one a speaker."""
     found = (
         Turn(start_s, end_s, str(speaker))
-        for speaker in range(active.shape[1])
-        for start_s, end_s in _joined(_runs(active[:, speaker], frames, length_s))
+        for speaker, is_heard in enumerate(active)
+        for start_s, end_s in _joined(_runs(is_heard, frames, length_s))
     )
     return _by_start(turn for turn in found if turn.duration_s >= _MIN_TURN_S)
 
@@ -258,7 +296,7 @@ def _without_overlap(turns: Iterable[Turn]) -> tuple[Turn, ...]:
     for turn in turns:
         start_s = max(turn.start_s, kept[-1].end_s if kept else 0.0)
         if turn.end_s > start_s:
-            kept.append(replace(turn, start_s=start_s))
+            kept.append(turn if start_s == turn.start_s else replace(turn, start_s=start_s))
     return tuple(kept)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.audio_streams import decode_audio, read_audio
+from models.audio_streams import decode_audio
 from models.diarization_file import Found, statistics, write_files
 from models.engine import (
     Engine,
@@ -128,7 +128,7 @@ class EmbeddedDiarizer(Engine):
         check(inputs, {"audio_path": info})
         windows, duration_s = self._listen(Path(inputs.audio_path), info, context)
         context.report(duration_s, duration_s, stage="cluster", unit="s")
-        diarization = diarize(windows, _frames(), _limits(inputs), duration_s)
+        diarization = diarize(windows, _frames(), _limits(inputs), duration_s, context.check)
         found = Found(Path(inputs.audio_path), duration_s, diarization, _EMBEDDED_NAME, self._device)
         return _result(found, context, time.monotonic() - started_s)
 
@@ -274,15 +274,21 @@ def _samples_of(samples: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def _whole(path: Path, info: MediaInfo, context: RunContext) -> np.ndarray:
     """All samples, (1, L), for the full engine."""
-    if info.duration_s > _MAX_FULL_S:
-        text = (
-            f"audio_path lasts {info.duration_s:.0f} s; this engine takes at most {_MAX_FULL_S:.0f}: split it"
-        )
-        raise InvalidInput(text, field="audio_path")
-    samples = read_audio(path, rate_hz=RATE_HZ, channels=1, check=context.check)
-    if not samples.size:
+    _refuse_long(info.duration_s)
+    blocks, read_s = [], 0.0
+    for block in decode_audio(path, rate_hz=RATE_HZ, channels=1, block_s=_BLOCK_S, check=context.check):
+        blocks.append(block)
+        read_s += block.shape[1] / RATE_HZ
+        _refuse_long(read_s)  # a file may state less than it lasts, or nothing
+    if not blocks:
         raise InvalidInput(f"no sound of {path.name} could be decoded", field="audio_path")
-    return samples
+    return np.concatenate(blocks, axis=1)
+
+
+def _refuse_long(length_s: float) -> None:
+    if length_s > _MAX_FULL_S:
+        text = f"audio_path lasts {length_s:.0f} s or more; this engine takes {_MAX_FULL_S:.0f}: split it"
+        raise InvalidInput(text, field="audio_path")
 
 
 def _hook(context: RunContext) -> Callable[..., None]:

@@ -25,6 +25,7 @@ from models.engine import Cancelled, Engine, EngineKind, InvalidInput, ModelNotR
 from models.media import ffmpeg_path, probe
 from models.site import Site, missing, ready_engine, resources_of
 from models.speaker_turns import read_turns
+from models.zoo import pyannote_audio
 from models.zoo.pyannote_audio import COMMUNITY, MODELS, RATE_HZ, DiarizeInputs, check
 from tests.diarization_error import DiarizationError, Turn, diarization_error, read_rttm
 from tests.run_context import LocalRunContext
@@ -410,3 +411,20 @@ def test_an_older_pyannote_is_not_ready(package: Path, clone: Path) -> None:
     (package / "pyannote/audio/telemetry/__init__.py").write_text("")
     with pytest.raises(ModelNotReady, match=re.escape("pip install 'pyannote.audio>=4'")):
         FULL.make().load(resources_of(FULL, Site(models_dir=clone), device="cpu", threads=1))
+
+
+def test_a_file_that_states_no_length_is_bounded_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "live.mkv"
+    tone = ("-f", "lavfi", "-t", "60", "-i", "sine=r=8000", "-c:a", "libopus", "-f", "matroska", "-live", "1")
+    with path.open("wb") as file:
+        subprocess.run([ffmpeg_path(), "-v", "error", *tone, "-"], stdout=file, check=True)
+    info = probe(path)
+    assert info.duration_s == 0
+    context = LocalRunContext(tmp_path)
+    assert pyannote_audio._whole(path, info, context).shape[1] / RATE_HZ == pytest.approx(60, abs=0.1)
+    monkeypatch.setattr(pyannote_audio, "_MAX_FULL_S", 25.0)
+    with pytest.raises(InvalidInput, match="audio_path lasts 30 s or more; this engine takes 25") as refused:
+        pyannote_audio._whole(path, info, context)
+    assert refused.value.field == "audio_path"

@@ -19,6 +19,7 @@ from models.diarization import (
     named,
     speaker_labels,
 )
+from models.engine import Cancelled
 
 FRAMES = Frames(window=100, hop=20, step_s=0.1, first_s=0.05)
 ANY = SpeakerLimits(1, 20)
@@ -77,6 +78,24 @@ def test_a_short_pause_does_not_end_a_turn_and_a_blip_is_none() -> None:
 def test_turns_end_with_the_recording_and_begin_with_it() -> None:
     found = diarize(recording([(0, 95, 0)], 95), FRAMES, ANY, 9.3)
     assert [(turn.start_s, turn.end_s) for turn in found.turns] == [(0.0, 9.3)]
+
+
+def test_the_work_can_be_stopped_anywhere() -> None:
+    """In labels and votes of the windows, in the frames, and in the turns of each speaker."""
+    windows = recording([(10, 60, 2), (70, 150, 0), (140, 200, 2)], 300) * 60
+    calls: list[None] = []
+    diarize(windows, FRAMES, ANY, 5000.0, lambda: calls.append(None))
+    assert len(calls) >= 2 * len(windows) / 256 + 1 + 2 * 2
+
+    def stop() -> None:
+        if not calls:
+            raise Cancelled
+        calls.pop()
+
+    for allowed in range(len(calls)):
+        calls[:] = [None] * allowed
+        with pytest.raises(Cancelled):
+            diarize(windows, FRAMES, ANY, 5000.0, stop)
 
 
 def test_silence_has_no_speaker() -> None:

@@ -134,9 +134,9 @@ class TestWatched:
         with pytest.raises(Cancelled):
             list(_watched(steps(), turns, cancelled))
         assert not ended.is_set()
-        begun: list[int] = []
+        begun: list[str] = []
         with pytest.raises(Cancelled):  # it waits, and can be cancelled while it does
-            list(_watched((begun.append(1) or 1 for _ in "x"), turns, cancelled))
+            list(_watched(map(begun.append, "x"), turns, cancelled))
         assert not begun
         assert list(_watched(iter([2]), turns, may_end.set)) == [2]
         assert ended.is_set()
@@ -192,10 +192,17 @@ class TestSpans:
         self, monkeypatch: pytest.MonkeyPatch, vad_filter: bool, expected: list[str]
     ) -> None:
         cut: list[str] = []
-        monkeypatch.setattr(
-            faster_whisper, "speech_spans", lambda sound, **_: (sound, cut.append("speech") or [])
-        )
-        monkeypatch.setattr(faster_whisper, "quiet_spans", lambda *_, **__: cut.append("quiet") or [])
+
+        def speech(sound: np.ndarray, **_: float) -> tuple[np.ndarray, list[tuple[int, int]]]:
+            cut.append("speech")
+            return sound, []
+
+        def quiet(_: np.ndarray, **__: float) -> list[tuple[int, int]]:
+            cut.append("quiet")
+            return []
+
+        monkeypatch.setattr(faster_whisper, "speech_spans", speech)
+        monkeypatch.setattr(faster_whisper, "quiet_spans", quiet)
         inputs = TranscribeInputs(audio_path="x.wav", vad_filter=vad_filter)
         listener = faster_whisper._Listener(LoadedModel(None, OneAtATime()), inputs, "cpu")
         assert list(listener.heard(noise(1))) == []
