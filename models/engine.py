@@ -54,6 +54,7 @@ __all__ = [
     "RunContext",
     "TimedOut",
     "TransientFailure",
+    "engine_label",
     "file_fields",
 ]
 
@@ -101,9 +102,11 @@ class Result:
 
     A `Path` in `values` (at any depth) stands for an output file or folder below
     `RunContext.output_dir`; callers see its storage key. Every file below `output_dir` is published.
+    `engine` is the label of who did the work where that is not the engine that ran.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, str] | None = None
 
 
 class RunContext(ABC):
@@ -180,6 +183,11 @@ class EngineKind(StrEnum):
     EMBEDDED = "embedded"
 
 
+def engine_label(name: str, kind: EngineKind, version: str) -> dict[str, str]:
+    """How results name an engine."""
+    return {"name": name, "kind": kind.value, "version": version}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSpec:
     """One engine of a model: how to make it, and what it needs.
@@ -204,7 +212,7 @@ class EngineSpec:
     @property
     def label(self) -> dict[str, str]:
         """What a result says of the engine that made it."""
-        return {"name": self.name, "kind": self.kind.value, "version": self.version}
+        return engine_label(self.name, self.kind, self.version)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

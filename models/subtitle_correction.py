@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from models.chat import Chat
 
 RULES_PROVIDER = "rules"
+NO_PROVIDER = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,7 @@ def correct(
 
     on_done(0)
     changed = corrector.corrected(texts, on_done)
-    name = f"chat: {chat.model}" if chat.model else "chat"
-    return Correction(changed, name, corrector.tally, notes=_chat_notes(corrector.tally))
+    return Correction(changed, f"chat: {chat.model}", corrector.tally, notes=_chat_notes(corrector.tally))
 
 
 def _by_rules(texts: Sequence[str], language: str, context: RunContext) -> Correction:

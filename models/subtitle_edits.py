@@ -81,7 +81,11 @@ class Tally:
 
 
 class ChatCorrector:
-    """Corrects texts batch by batch; `language` is a code or empty."""
+    """Corrects texts batch by batch; `language` is a code or empty.
+
+    What `ask` raises ends it, and the answers so far with it: an attempt cannot read what an earlier one has
+    committed. So `ask` should have tried again what may pass.
+    """
 
     def __init__(self, ask: Ask, size: BatchSize, language: str = "") -> None:
         self.tally = Tally()

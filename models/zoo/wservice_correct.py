@@ -54,7 +54,8 @@ class CorrectEngine(CorrectingEngine):
                 "provider_used": correction.provider,
                 "statistics": _statistics(document, correction),
                 "notes": [*correction.notes, *provider_note(inputs.provider, chat), *_time_notes(document)],
-            }
+            },
+            engine=self.label_of(correction),
         )
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from models.engine import Engine, EngineKind, EngineSpec, Resources
+from models.engine import Engine, EngineKind, EngineSpec, Resources, engine_label
+from models.subtitle_correction import NO_PROVIDER, RULES_PROVIDER, Correction
 
 if TYPE_CHECKING:
     from models.chat import Chat
 
 CHAT_ENDPOINT = "chat"
+_RULES_VERSION = "1"
+_STAND_INS = {
+    RULES_PROVIDER: engine_label(RULES_PROVIDER, EngineKind.EMBEDDED, _RULES_VERSION),
+    NO_PROVIDER: engine_label(NO_PROVIDER, EngineKind.EMBEDDED, ""),
+}
 
 
 class CorrectingEngine(Engine):
@@ -26,6 +32,11 @@ class CorrectingEngine(Engine):
 
         self.chat = Chat(endpoint.url, endpoint.model, endpoint.api_key)
 
+    @staticmethod
+    def label_of(correction: Correction) -> dict[str, str] | None:
+        """Who corrected where it was not the chat server: callers may ask for rules, or for nothing."""
+        return _STAND_INS.get(correction.provider)
+
 
 def correcting_engines(make: Callable[[], CorrectingEngine]) -> tuple[EngineSpec, ...]:
     """Both engines of a task; the licence is that of the client, a server's model has its own."""
@@ -38,5 +49,5 @@ def correcting_engines(make: Callable[[], CorrectingEngine]) -> tuple[EngineSpec
             packages=("openai",),
             endpoint=CHAT_ENDPOINT,
         ),
-        EngineSpec(name="rules", kind=EngineKind.EMBEDDED, make=make, version="1"),
+        EngineSpec(name=RULES_PROVIDER, kind=EngineKind.EMBEDDED, make=make, version=_RULES_VERSION),
     )

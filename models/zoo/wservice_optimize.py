@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.disk import disk_errors
 from models.engine import InputFile, InvalidInput, MediaKind, ModelSpec, Result, RunContext
 from models.ffmpeg_run import short_stem
-from models.subtitle_correction import Correction, chosen, correct, provider_note
+from models.subtitle_correction import NO_PROVIDER, Correction, chosen, correct, provider_note
 from models.subtitle_document import Document, JsonText, open_document
 from models.subtitle_edits import BatchSize, Tally
 from models.zoo.wservice_correct import Provider
@@ -65,11 +65,12 @@ class OptimizeEngine(CorrectingEngine):
             correction = correct(document.texts, document.language, context, chat, size)
             notes = (*correction.notes, *provider_note(wanted.provider, chat))
         else:
-            correction = Correction(document.texts, "none", Tally())
+            correction = Correction(document.texts, NO_PROVIDER, Tally())
             notes = ("optimization is not enabled: the transcript is as it was",)
         files = _write(source, document, correction, context)
         seconds = {"processing_time": round(time.monotonic() - started_s, 3)}
-        return Result({**files, **_counts(document, correction), **seconds, "notes": list(notes)})
+        values = {**files, **_counts(document, correction), **seconds, "notes": list(notes)}
+        return Result(values, engine=self.label_of(correction))
 
 
 def _transcript(source: Path) -> Document:

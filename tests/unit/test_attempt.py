@@ -158,6 +158,11 @@ def test_a_result_comes_back_as_plain_utf8_json(attempt: RunningAttempt) -> None
     assert outcome.result["engine"]["name"] == "toy-engine"
 
 
+def test_a_result_may_name_who_did_the_work(attempt: RunningAttempt) -> None:
+    outcome = attempt.run(engines(lambda _: Result({"a": 1}, engine={"name": "stand-in"})))
+    assert outcome.result == {"a": 1, "engine": {"name": "stand-in"}}
+
+
 def test_a_log_line_that_utf8_cannot_carry_is_stored_all_the_same(
     attempt: RunningAttempt, storage: ArtifactStore
 ) -> None:

@@ -62,6 +62,12 @@ async def test_a_call_takes_a_worker_thread_of_the_replica(workspaces: Workspace
     assert answer["result"]["thread"] == "toy-worker_0"
 
 
+def test_a_call_names_who_did_the_work(workspaces: Workspaces) -> None:
+    assert call(engines(lambda _: Result()), workspaces)["result"]["engine"]["name"] == "toy-engine"
+    room = engines(lambda _: Result(engine={"name": "stand-in"}))
+    assert call(room, workspaces)["result"] == {"engine": {"name": "stand-in"}}
+
+
 def test_calls_leave_no_loggers_behind(workspaces: Workspaces) -> None:
     def run(context: RunContext) -> Result:
         context.logger.info("a line")

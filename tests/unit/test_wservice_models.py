@@ -54,6 +54,10 @@ def written(context, content, name="talk.json"):
 
 def run(name, context, *, server=None, **inputs):
     """The values of one run, by the engine of `server` or by the one that needs nothing."""
+    return result_of(name, context, server=server, **inputs).values
+
+
+def result_of(name, context, *, server=None, **inputs):
     spec = CATALOG[f"wservice.{name}"]
     engine = spec.engines[-1].make()
     engine.load(Resources())
@@ -61,7 +65,7 @@ def run(name, context, *, server=None, **inputs):
         engine = spec.engines[0].make()
         engine.load(Resources(endpoints={"chat": Endpoint(server.url, "small", "key")}))
         engine.chat = Chat(server.url, "small", "key", QUICK)
-    return engine.run(spec.inputs(**inputs), context).values
+    return engine.run(spec.inputs(**inputs), context)
 
 
 def optimize(context, content=TRANSCRIPT, server=None, **options):
@@ -284,6 +288,48 @@ def test_rules_are_used_where_the_caller_asks_for_them_although_a_server_is_set(
     with chat_server(lambda _: edits()) as server:
         values = optimize(context, server=server, provider="rules")
     assert (values["provider_used"], server.requests) == ("rules", [])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"provider": "rules"}, "rules"), ({"enabled": False}, "none"), ({}, None)],
+    ids=["rules", "nobody", "chat"],
+)
+def test_the_chat_engine_says_when_others_did_the_work(context, options, name):
+    with chat_server(lambda _: edits()) as server:
+        path = written(context, TRANSCRIPT)
+        inputs = {"segments_file": path, "subtitle_optimization": options}
+        result = result_of("ai_optimize_subtitles", context, server=server, **inputs)
+    assert (result.engine or {}).get("name") == name
+    assert (result.engine or {}).get("kind") == (name and "embedded")
+
+
+def test_a_file_that_rules_corrected_says_so_although_a_server_is_set(context):
+    with chat_server(lambda _: edits()) as server:
+        path = written(context, SRT, "a.srt")
+        result = result_of("correct_subtitles", context, server=server, subtitle_path=path, provider="rules")
+    rules = CATALOG["wservice.correct_subtitles"].engines[-1]
+    assert result.engine == rules.label
+
+
+def test_words_for_a_cue_without_text_are_refused(context):
+    content = [{"start": 0, "end": 1, "text": "", "words": [{"word": " "}]}]
+    with chat_server(lambda _: edits((1, "…"))) as server:
+        values = optimize(context, content, server=server)
+    assert json.loads(values["optimized_file_path"].read_text()) == content
+    assert values["statistics"]["refused_commands"] == 1
+
+
+def test_a_server_that_restarts_costs_no_batch(context):
+    def reply(_request):
+        if len(server.requests) == 2:
+            return 503, {}, b"{}"
+        return edits((3, "Neither did I.")) if len(server.requests) == 3 else edits((1, "I heard the beep."))
+
+    with chat_server(reply) as server:
+        values = optimize(context, server=server, batch_size=2)
+    assert texts_of(values["optimized_file_path"])[::2] == ["I heard the beep.", "Neither did I."]
+    assert values["statistics"]["failed_batches"] == 0
 
 
 def test_a_provider_that_is_not_there_is_told(context):
