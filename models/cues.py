@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +19,20 @@ from models.engine import InvalidInput
 from models.timed_text import blocks, lines_of
 
 MAX_FILE_BYTES = 64 << 20
-_ENCODINGS = ("utf-8-sig", "gb18030")  # gb18030 is what Chinese subtitle tools write without UTF-8
+_ASS_HEADER = re.compile(
+    r"(?:;[^\n]*\n\s*)*+\[(?:script info|v4\+? styles\+?|v4\+\+ styles|events|fonts)\]", re.I
+)
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 _SPEAKER = re.compile(r"\[?(speaker[ _-]?\w+)(?:\]\s*[:：]?|\s*[:：])\s*(.*)", re.IGNORECASE | re.DOTALL)
-_VTT_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
-_VTT_TAG = re.compile(r"</?[a-z0-9:.][^>]*>", re.IGNORECASE)
-_SRT_TAG = re.compile(r"</?\s*[a-zA-Z][^>]*>|\{\\[^}]*\}")
+# None looks past the next opening bracket: a text of nothing but those takes no longer than another.
+_VTT_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]+)>", re.IGNORECASE)
+_VTT_TAG = re.compile(r"</?[a-z0-9:.][^<>]*>", re.IGNORECASE)
+_SRT_TAG = re.compile(r"</?\s{0,4}[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
+_COMMON_SHARE = 0.75
+_DASHES = "—·"  # Python spells these of GB 2312 by other characters
+_HAN_IN_LATIN = re.compile(r"[a-z][\u4e00-\u9fff][a-z]")
+_MAX_DEPTH = 100
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -72,11 +80,11 @@ def read_cues(path: Path, field: str) -> tuple[Cue, ...]:
 def format_of(text: str) -> CueFormat:
     """What a text is written in, by its first characters; SRT has no mark of its own."""
     start = text.lstrip()
-    if start[:1] in {"[", "{"} and not start.lower().startswith("[script info]"):
-        return CueFormat.JSON
     if start.startswith("WEBVTT"):
         return CueFormat.VTT
-    return CueFormat.ASS if start.lower().startswith("[script info]") else CueFormat.SRT
+    if _ASS_HEADER.match(start):
+        return CueFormat.ASS
+    return CueFormat.JSON if start[:1] in {"[", "{"} else CueFormat.SRT
 
 
 def read_text(path: Path, field: str) -> str:
@@ -84,21 +92,74 @@ def read_text(path: Path, field: str) -> str:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InvalidInput(f"{field} is larger than {MAX_FILE_BYTES >> 20} MiB", field=field)
     content = path.read_bytes()
-    for encoding in ("utf-16",) if content.startswith(_UTF16_MARKS) else _ENCODINGS:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise InvalidInput(f"{field} is not a text file; save it as UTF-8", field=field)
+    text = _decoded(content, "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig")
+    if text is None:
+        text = _chinese(content)
+    if text is None:
+        raise InvalidInput(f"{field} is not a text file; save it as UTF-8", field=field)
+    return text
+
+
+def _decoded(content: bytes, encoding: str) -> str | None:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _chinese(content: bytes) -> str | None:
+    """The text in gb18030, which Chinese subtitle tools write without UTF-8.
+
+    It decodes Western files as well, into rare characters between Latin letters. So those that are not
+    ASCII have to be, for the most part, the common ones of GB 2312, and none may stand within a Latin word.
+    """
+    text = _decoded(content, "gb18030")
+    if text is None or _HAN_IN_LATIN.search(text):
+        return None
+    foreign = [char for char in text if not char.isascii() and char not in _DASHES]
+    common = sum(_is_common_han(char) for char in foreign)
+    return text if common >= _COMMON_SHARE * len(foreign) else None
+
+
+@lru_cache(maxsize=8192)
+def _is_common_han(char: str) -> bool:
+    """Marks of full width, and the characters that GB 2312 orders by sound because they are in daily use."""
+    try:
+        row = char.encode("gb2312")[0]
+    except UnicodeEncodeError:
+        return False
+    return row in {0xA1, 0xA3} or 0xB0 <= row <= 0xD7
 
 
 def read_json(text: str, field: str) -> Any:
     """The value; half characters, which JSON can spell and no file can hold, are replaced."""
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidInput(
+            f"{field} is not valid JSON here: more than {_MAX_DEPTH} levels deep", field=field
+        ) from error
+    except ValueError as error:
         raise InvalidInput(f"{field} is not valid JSON: {error}", field=field) from error
+    if _is_deep(content):
+        raise InvalidInput(f"{field} is not valid JSON here: more than {_MAX_DEPTH} levels deep", field=field)
     return content if "\\u" not in text else _whole_characters(content)
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether it is nested so deep that copying or writing it would fail."""
+    level = [content]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for value in level for inner in _inside(value) if isinstance(inner, list | dict)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _whole_characters(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """A subtitle file whose texts can be changed while all else stays as it is written.
 
 Times (also overlapping or negative ones), numbers, settings, styles, comments and the keys of other programs
-are never touched: only the lines, fields or values that hold texts are replaced.
+are never touched: only the lines, fields or values that hold texts are replaced. Where a file mixes ends of
+lines, all become CRLF. JSON is written anew, with the same values in the same order.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class AssText(Document):
         self._lines = lines_of(text)
         self._end = "\r\n" if "\r\n" in text else "\n"
         self._field = field
-        fields = _event_fields(self._lines)
+        fields = _event_fields(self._lines, field)
         self._num_fields = len(fields)
         found = [at for at, line in enumerate(self._lines) if _ASS_EVENT.match(line)]
         parts = [(at, self._parts(at, number)) for number, at in enumerate(found, start=1)]
@@ -125,7 +126,7 @@ class AssText(Document):
         return self._end.join(lines)
 
 
-def _event_fields(lines: Sequence[str]) -> tuple[str, ...]:
+def _event_fields(lines: Sequence[str], field: str) -> tuple[str, ...]:
     """The Format of [Events]; it has to end with Text, because only the last field may hold commas."""
     is_inside = False
     for line in lines:
@@ -133,7 +134,10 @@ def _event_fields(lines: Sequence[str]) -> tuple[str, ...]:
             is_inside = line.strip().lower() == "[events]"
         elif is_inside and line.lower().startswith("format:"):
             fields = tuple(name.strip().lower() for name in line.partition(":")[2].split(","))
-            return fields if fields[-1] == "text" and {"start", "end"} <= set(fields) else _ASS_DEFAULT_FIELDS
+            if fields[-1] != "text" or not {"start", "end"} <= set(fields):
+                problem = "Format of [Events] has to name Start and End, and Text as the last field"
+                raise InvalidInput(f"{field}: {problem}", field=field)
+            return fields
     return _ASS_DEFAULT_FIELDS
 
 
@@ -148,6 +152,7 @@ class JsonText(Document):
         self._content = read_json(text, field)
         rows = rows_of(self._content, field)
         self._rows = validated_rows(rows, field)
+        _refuse_no_numbers(text, field)
         self.language = language_of(self._content)
         self._raw = [self._text_of(row) for row in rows]
         self.texts = tuple(raw.strip() for raw in self._raw)
@@ -172,6 +177,16 @@ class JsonText(Document):
         if row.get("words"):
             segment = segment_of(at + 1, self._rows[at])
             row["words"] = word_rows(words_over(text, segment.words), lead)
+
+
+def _refuse_no_numbers(text: str, field: str) -> None:
+    """NaN and Infinity in the keys of other programs: no other program could read them."""
+
+    def refuse(name: str) -> Any:
+        raise InvalidInput(f"{field} is not valid JSON: {name} is no number", field=field)
+
+    if "NaN" in text or "Infinity" in text:
+        json.loads(text, parse_constant=refuse)
 
 
 _OPENERS: dict[CueFormat, Callable[[str, str], Document]] = {

@@ -10,7 +10,8 @@ from models.engine import InvalidInput
 
 _STAMP = r"-?(?:\d{1,4}:)?\d{1,2}:\d{1,2}[.,]\d{1,3}"
 _TIMING_LINE = re.compile(rf"\s*({_STAMP})\s*-->\s*({_STAMP})(?:\s.*)?")
-_ARROW = "-->"
+# Texts may hold an arrow as well (A --> B); times have a colon before it, or nothing but digits.
+_MEANS_TIMES = re.compile(r"\s*-?\d[\d:.,]*\s*-->|\s*-->|[^\n]{0,40}-->\s*-?\d+:\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def blocks(lines: Sequence[str], field: str, *, is_vtt: bool) -> list[Block]:
 def _timing_lines(lines: Sequence[str], field: str) -> Iterator[tuple[int, float, float]]:
     number = 0
     for index, line in enumerate(lines):
-        if _ARROW not in line:
+        if not _MEANS_TIMES.match(line):
             continue
         number += 1
         found = _TIMING_LINE.fullmatch(line)

@@ -146,9 +146,25 @@ def test_json_keeps_ids_times_and_foreign_keys_and_lays_the_words_anew(tmp_path)
         (ASS.replace(",,0,0,0,,second", ""), "entry 3 .*fewer fields"),
         ('{"segments": [{"start": 2, "end": 1, "text": "a"}]}', "entry 1: ends before it starts"),
         ('{"segments": [{"start": NaN, "end": 1}]}', "entry 1: start"),
+        ('{"segments": [], "own": NaN}', "NaN is no number"),
+        ('{"segments": [], "own": ' + "[" * 900 + "]" * 900 + "}", "levels deep"),
+        ('{"segments": [], "own": ' + "[" * 9000 + "]" * 9000 + "}", "levels deep"),
+        (ASS.replace("Effect, Text", "Text, Effect"), "Text as the last field"),
         ('[{"start": 0, "end": 1, "words": [{"word": 5}]}]', r"entry 1: words\.0\.word"),
     ],
-    ids=["srt times", "prose", "ass times", "ass fields", "backwards", "nan", "word"],
+    ids=[
+        "srt times",
+        "prose",
+        "ass times",
+        "ass fields",
+        "backwards",
+        "nan",
+        "foreign nan",
+        "deep",
+        "deeper",
+        "format",
+        "word",
+    ],
 )
 def test_malformed_files_name_the_entry(tmp_path, content, text):
     with pytest.raises(InvalidInput, match=text) as caught:
@@ -182,3 +198,52 @@ def test_a_line_of_digits_at_the_end_of_an_srt_file_is_text(tmp_path):
     first, second = "1\n00:00:01,000 --> 00:00:02,000\n", "2\n00:00:03,000 --> 00:00:04,000\n"
     path.write_text(f"{first}<i>in the year\n1984</i>\n\n{second}or\n1985\n")
     assert [cue.text for cue in read_cues(path, "subtitle_path")] == ["in the year\n1984", "or\n1985"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [ASS.partition("Title: a, b\n\n")[2], ASS.partition("\n")[2], "; one\n\n;two\n" + ASS],
+    ids=["styles first", "comment and title first", "comments first"],
+)
+def test_ass_may_begin_with_comments_or_styles(tmp_path, content):
+    content = content.replace("; kept\nTitle: a, b\n\n", "; kept\n")
+    assert opened(tmp_path, content).texts == ("{\\i1}hello{\\i0}, you\nthere", "second")
+
+
+def test_an_arrow_in_a_text_is_text(tmp_path):
+    document = opened(tmp_path, SRT.replace("and two", "A --> B"))
+    assert document.texts[0] == "<i>the first</i>\nA --> B"
+    assert document.rewritten(document.texts) == SRT.replace("and two", "A --> B")
+
+
+@pytest.mark.parametrize(
+    "text", ["Très bien, mérci", "L'étée arrive", "Äußerst schön, Öl für übermorgen", "Ça, là"]
+)
+def test_western_encodings_are_refused_and_not_read_as_chinese(tmp_path, text):
+    path = tmp_path / "file"
+    path.write_bytes(f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n".encode("cp1252"))
+    with pytest.raises(InvalidInput, match="save it as UTF-8"):
+        open_document(path, "subtitle_path")
+
+
+@pytest.mark.parametrize(
+    "text", ["你好，世界。", "我用Python写代码，很好！", "嗯，好。", "他说：“好的。”", "—— 《三国》"]
+)
+def test_chinese_encodings_are_read(tmp_path, text):
+    path = tmp_path / "file"
+    path.write_bytes(f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n".encode("gb18030"))
+    assert open_document(path, "subtitle_path").texts == (text,)
+
+
+@pytest.mark.parametrize(
+    "piece", ["<", "<v ", "<v a", "<a", "< ", "{", "{\\", "[", "&", "<v.", "</", "speaker ", ":"]
+)
+@pytest.mark.parametrize(
+    "head", ["1\n00:00:01,000 --> 00:00:02,000\n", "WEBVTT\n\n00:01.000 --> 00:02.000\n"]
+)
+def test_no_tag_takes_longer_than_in_proportion(tmp_path, head, piece):
+    """Would not end where each opening bracket looks for its end in all of the text."""
+    path = tmp_path / "file"
+    path.write_text(head + piece * (500_000 // len(piece)) + "\n")
+    (cue,) = read_cues(path, "subtitle_path")
+    assert len(cue.text) <= 500_000
