@@ -109,10 +109,7 @@ def _frame(entry: _Entry, folder: Path) -> OcrFrame:
 
 def _can_exist(name: PurePosixPath) -> bool:
     """Whether a file may be called so: a look at the disk fails on names that are too long."""
-    try:
-        all_bytes, *parts_bytes = (len(part.encode()) for part in (str(name), *name.parts))
-    except UnicodeEncodeError:
-        return False
+    all_bytes, *parts_bytes = (len(part.encode()) for part in (str(name), *name.parts))
     is_short = all_bytes <= _MAX_NAME_BYTES and max(parts_bytes, default=0) <= _MAX_PART_BYTES
     return is_short and "\0" not in str(name)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from faster_whisper import WhisperModel
 from fugashi import Tagger  # type: ignore[import-untyped]  # it has no stubs
 
@@ -19,6 +22,7 @@ from models.audio_streams import AudioWriter, read_audio
 from models.engine import Cancelled, InvalidInput, ModelNotReady, Result
 from models.japanese import spoken
 from models.media import probe
+from models.piper_voice import Piper
 from models.site import Site, missing, ready_engine, resources_of
 from models.spoken_forms import plain
 from models.voice_prints import VoicePrints
@@ -26,7 +30,7 @@ from models.weights import WeightFile, locate
 from models.zoo.indextts import MODELS
 from models.zoo.indextts_engines import EmbeddedEngine, FixedVoicesEngine, KokoroEngine
 from models.zoo.indextts_inputs import SpeechInputs
-from models.zoo.indextts_weights import KOKORO_PARTS, KOKORO_VOICES
+from models.zoo.indextts_weights import KOKORO_PARTS, KOKORO_VOICES, PIPER_CONFIG, PIPER_MODEL
 from tests.run_context import LocalRunContext
 
 EMBEDDED = MODELS[0].engines[-1]
@@ -275,9 +279,54 @@ def test_a_prompt_of_silence_is_refused(engine: FixedVoicesEngine, tmp_path: Pat
 
 def test_the_kept_print_of_a_voice_is_what_the_voice_sounds_like(engine: FixedVoicesEngine) -> None:
     joe = engine._voices[0]
+    vars(engine).pop("_prints", None)
+    torch.set_num_threads(THREADS - 1)
     prints: VoicePrints = engine._prints
+    assert torch.get_num_threads() == THREADS
     made = prints.made(joe, lambda: None)
     assert float(made @ prints._prints["joe"]) > 0.99
+
+
+def test_a_wait_for_the_print_of_a_voice_ends_with_a_cancel(
+    engine: FixedVoicesEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One task makes the print of a voice; another that needs it is cancelled meanwhile."""
+    prints: VoicePrints = engine._prints
+    monkeypatch.delitem(prints._prints, "joe")
+    is_making, may_go_on = threading.Event(), threading.Event()
+    prompt = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+
+    def slow_check() -> None:
+        is_making.set()
+        may_go_on.wait()
+
+    def cancelled() -> None:
+        raise Cancelled
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(prints.nearest, prompt, engine._voices[:1], slow_check)
+        is_making.wait()
+        try:
+            with pytest.raises(Cancelled):
+                prints.nearest(prompt, engine._voices[:1], cancelled)
+        finally:
+            may_go_on.set()
+    assert first.result()[0].name == "joe"
+
+
+def test_the_table_of_a_voice_may_lie_elsewhere_than_its_network(tmp_path: Path) -> None:
+    network = tmp_path / "joe.onnx"
+    network.symlink_to(locate(PIPER_MODEL))
+    assert Piper(network, locate(PIPER_CONFIG), device="cpu", threads=THREADS).rate_hz == 22_050
+
+
+def test_a_character_without_a_reading_is_left_out_and_named(
+    engine: FixedVoicesEngine, tmp_path: Path
+) -> None:
+    result, _ = speak(engine, tmp_path, text="㐂好。")
+    assert result.values["model_info"]["notes"] == ["left out, since their reading is not known: 㐂"]
+    with pytest.raises(InvalidInput, match="nothing in text could be spoken"):
+        speak(engine, tmp_path, text="㐂㐂")
 
 
 @pytest.fixture(scope="module")

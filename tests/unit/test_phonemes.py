@@ -151,6 +151,7 @@ def test_espeak_does_not_outlive_the_process_that_asked_it() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
+        assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         assert child.is_running()
         parent.kill()
