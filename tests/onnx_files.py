@@ -13,18 +13,21 @@ _OPSET = 13
 def write_chain(
     path: Path,
     shape: Sequence[int | str],
-    nodes: Sequence[tuple[str, float | None]],
+    nodes: Sequence[tuple[str, float | str | None]],
     *,
     remark: bytes = b"",
 ) -> Path:
-    """A network whose float input passes the operators in turn; their second operand is a scalar, or none.
+    """A network whose float input passes the operators in turn; their second operand is a scalar, a value
+    such as `input` by name, or none.
 
     A str in `shape` is a dimension of any length. `remark` stands at the start of the file.
     """
     graph, value = b"", "input"
     for index, (operator, operand) in enumerate(nodes):
         inputs, after = [value], f"v{index}" if index + 1 < len(nodes) else "output"
-        if operand is not None:
+        if isinstance(operand, str):
+            inputs.append(operand)
+        elif operand is not None:
             inputs.append(f"c{index}")
             graph += _field(5, _scalar(f"c{index}", operand))
         named = b"".join(_field(1, name.encode()) for name in inputs)

@@ -11,37 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    RuntimeException,
-)
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OperatorMissing
 
-from models.errors import InvalidInput, ModelNotReady, OutOfMemory
+from models.errors import InvalidInput, ModelNotReady
+from models.onnx_sessions import OnnxSession
 
 TABLE_NAME = "mdx_model_data.json"
 _HASHED_BYTES = 10_000 * 1024
 _HOP = 1024
 _SILENCED_BINS = 3  # the models are trained without the lowest
-_CHECK_PERIOD_S = 0.2
 _MAX_LOADED = 2  # models kept in memory
 _STEMS = {"Vocals": True, "Instrumental": False}
 _PREFERRED = ("Kim_Vocal_2.onnx", "UVR-MDX-NET-Voc_FT.onnx", "UVR-MDX-NET-Inst_HQ_5.onnx")
-_BAD_MODEL = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, OperatorMissing)
-_NO_MEMORY_TEXTS = ("Failed to allocate memory", "out of memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +56,11 @@ class Parameters:
 class Mdx:
     """Estimates the vocals of one window. May be called from several threads."""
 
-    def __init__(self, name: str, session: ort.InferenceSession, parameters: Parameters, device: str) -> None:
-        self.name = name
+    def __init__(self, session: OnnxSession, parameters: Parameters, device: str) -> None:
+        self.name = session.name
         self.parameters = parameters
         self._session = session
-        self._input = session.get_inputs()[0].name
+        (self._input,) = session.inputs
         self._device = torch.device(device)
         self._hann = torch.hann_window(parameters.fft_size, device=self._device)
 
@@ -84,8 +72,10 @@ class Mdx:
         parameters, num_samples = self.parameters, mix.shape[1]
         padded = np.pad(mix, ((0, 0), (0, parameters.window_samples - num_samples)))
         spectrum = self._transform(torch.from_numpy(padded).to(self._device))
-        found = torch.from_numpy(self._run(spectrum.cpu().numpy(), check)).to(self._device)
-        stem = self._inverse(found)[:, :num_samples].cpu().numpy() * np.float32(parameters.compensate)
+        found = self._session.run({self._input: spectrum.cpu().numpy()}, check)
+        stem = self._inverse(torch.from_numpy(found).to(self._device))[
+            :, :num_samples
+        ].cpu().numpy() * np.float32(parameters.compensate)
         return stem if parameters.finds_vocals else mix - stem
 
     def _transform(self, samples: torch.Tensor) -> torch.Tensor:
@@ -111,23 +101,6 @@ class Mdx:
         spectrum = torch.nn.functional.pad(torch.view_as_complex(parts), (0, 0, 0, missing))
         length = self.parameters.window_samples
         return torch.istft(spectrum, self.parameters.fft_size, _HOP, window=self._hann, length=length)
-
-    def _run(self, spectrum: np.ndarray, check: Callable[[], None]) -> np.ndarray:
-        """Run the network on a thread, so that it can be told to stop between two of its nodes."""
-        options = ort.RunOptions()
-        with ThreadPoolExecutor(1, thread_name_prefix="mdx") as pool:
-            running = pool.submit(self._session.run, None, {self._input: spectrum}, options)
-            try:
-                while wait((running,), timeout=_CHECK_PERIOD_S).not_done:
-                    check()
-            finally:
-                options.terminate = True
-        try:
-            return running.result()[0]
-        except RuntimeException as error:
-            if any(text in str(error) for text in _NO_MEMORY_TEXTS):
-                raise OutOfMemory(f"no memory for a window of {self.name}") from error
-            raise
 
 
 class MdxModels:
@@ -185,12 +158,20 @@ class MdxModels:
 
     def _load(self, path: Path) -> Mdx:
         parameters = parameters_of(path)
-        session = _session(path, self._device, self._threads)
-        shape = session.get_inputs()[0].shape
+        session = OnnxSession(path, device=self._device, threads=self._threads)
         wanted = [1, 4, parameters.num_bins, parameters.num_frames]
-        if len(shape) != 4 or any(isinstance(n, int) and n != m for n, m in zip(shape, wanted, strict=True)):
-            raise ModelNotReady(f"{path.name} takes {shape}, but {TABLE_NAME} says {wanted}")
-        return Mdx(path.name, session, parameters, self._device)
+        shapes = list(session.shapes.values())
+        if len(shapes) != 1 or not _takes(shapes[0], wanted):
+            told = ", ".join(map(str, shapes))
+            raise ModelNotReady(f"{path.name} takes {told}, but {TABLE_NAME} says {wanted}")
+        return Mdx(session, parameters, self._device)
+
+
+def _takes(shape: Sequence[int | str], sizes: Sequence[int]) -> bool:
+    """Whether an input of this shape, in which a str stands for any size, takes arrays of these sizes."""
+    return len(shape) == len(sizes) and all(
+        size == given or not isinstance(given, int) for given, size in zip(shape, sizes, strict=True)
+    )
 
 
 def parameters_of(model: Path) -> Parameters:
@@ -244,16 +225,3 @@ def _digest(path: Path, _mtime_ns: int) -> str:
 
 def _rank(name: str) -> int:
     return _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED)
-
-
-def _session(path: Path, device: str, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    wanted = ("CUDAExecutionProvider",) if device.startswith("cuda") else ()
-    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in ort.get_available_providers()]
-    try:
-        return ort.InferenceSession(str(path), options, providers=providers)
-    except _BAD_MODEL as error:
-        raise ModelNotReady(f"{path.name} is no ONNX model that runs here: {error}") from error

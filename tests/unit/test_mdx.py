@@ -99,7 +99,7 @@ def test_channels_and_parts_are_where_the_models_expect_them(folder):
     model = models(folder).get(None)
     seen = []
     run = model._session
-    model._session = type("Spy", (), {"run": lambda _, *given: seen.append(given[1]) or run.run(*given)})()
+    model._session = type("Spy", (), {"run": lambda _, *given: seen.append(given[0]) or run.run(*given)})()
     mix = tones(model.parameters.window_samples)
     mix[1] = 0
     model.vocals(mix, nothing)
