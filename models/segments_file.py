@@ -7,6 +7,7 @@ text, the words are laid anew over the old times.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -20,9 +21,14 @@ from models.engine import InvalidInput
 from models.script import tokens
 
 MAX_TIME_S = 99 * 3600.0  # SRT has two digits for hours
+MAX_TOKENS = 500_000  # some 50 hours of fast speech; each takes about half a kilobyte
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 _SLACK_S = 1.0  # how far the times of a word may lie outside its segment
 _MAX_UNSPLIT_CHARS = 8  # a longer word that lines may break inside becomes several
-_EXACT_TOKENS = 2000  # above this many, alignment takes the short cut for frequent words
+MAX_SEGMENT_CHARS = 50_000  # an hour of speech
+_COMPARED_TOKENS = 1000
+_EXACT_TOKENS = 200  # above this many, alignment takes the short cut for frequent words
 
 Moment = Annotated[float, Field(ge=0, le=MAX_TIME_S, allow_inf_nan=False)]
 
@@ -86,17 +92,31 @@ class SegmentRow(BaseModel):
 _ROWS = TypeAdapter(list[SegmentRow])
 
 
-def read_transcript(path: Path, field: str) -> Transcript:
-    """The transcript of a JSON file; raises InvalidInput naming the entry that is malformed."""
+def read_transcript(path: Path, field: str, check: Callable[[], None] = lambda: None) -> Transcript:
+    """The transcript of a JSON file; raises InvalidInput naming the entry that is malformed.
+
+    `check` is called before each segment, and may raise to stop.
+    """
     content = read_json(read_text(path, field), field)
+    check()
     rows = validated_rows(rows_of(content, field), field)
-    segments = [segment_of(number, row) for number, row in enumerate(rows, start=1)]
+    segments, num_words = [], 0
+    for number, row in enumerate(rows, start=1):
+        check()
+        segments.append(segment_of(number, row))
+        num_words += len(segments[-1].words)
+        if num_words > MAX_TOKENS:
+            raise InvalidInput(_too_many(field), field=field)
     segments.sort(key=lambda segment: segment.start_s)
     return Transcript(language_of(content), tuple(segments))
 
 
+def _too_many(field: str) -> str:
+    return f"{field} has more than {MAX_TOKENS:,} words; cut the transcript into several files"
+
+
 def validated_rows(rows: list[Any], field: str) -> list[SegmentRow]:
-    """Raises InvalidInput naming the first entry that is no segment."""
+    """Raises InvalidInput naming the first entry that is no segment, and where one has too many words."""
     try:
         segments = _ROWS.validate_python(rows)
     except ValidationError as error:
@@ -104,6 +124,9 @@ def validated_rows(rows: list[Any], field: str) -> list[SegmentRow]:
     for number, segment in enumerate(segments, start=1):
         if segment.end < segment.start:
             raise InvalidInput(f"{field}: entry {number}: ends before it starts", field=field)
+        if max(len(segment.text), len(segment.words or ())) > MAX_SEGMENT_CHARS:
+            problem = f"entry {number}: more than {MAX_SEGMENT_CHARS:,} characters or words in one segment"
+            raise InvalidInput(f"{field}: {problem}", field=field)
     return segments
 
 
@@ -119,9 +142,11 @@ def language_of(content: Any) -> str:
 
 def segment_of(number: int, row: SegmentRow) -> Segment:
     """The words of a row, with its own times for them where those can be right."""
-    text = row.text if row.text.strip() else "".join(word.word for word in row.words or ())
+    text = _CONTROLS.sub(
+        " ", row.text if row.text.strip() else "".join(word.word for word in row.words or ())
+    )
     timed = _timed_words(row)
-    words = words_over(text, timed or _spread(text, row.start, row.end))
+    words = words_over(text, timed or _spread(text, row.start, row.end), row.start, row.end)
     named = tuple(replace(word, speaker=word.speaker or row.speaker or None) for word in words)
     return Segment(number, row.start, row.end, named, are_times_estimated=bool(words) and not timed)
 
@@ -131,15 +156,17 @@ def _timed_words(row: SegmentRow) -> tuple[Word, ...]:
     words: list[Word] = []
     low_s, high_s = row.start - _SLACK_S, row.end + _SLACK_S
     for word in row.words or ():
-        if not word.word.strip():
+        text = _CONTROLS.sub(" ", word.word)
+        if not text.strip():
             continue
         before_s = words[-1].start_s if words else 0.0
         if word.start is None or word.end is None or not low_s <= word.start <= word.end <= high_s:
             return ()
         if word.start < before_s:
             return ()
-        text, is_spaced = word.word.strip(), not words or word.word[0].isspace()
-        words.append(Word(text, max(word.start, 0.0), word.end, is_spaced, word.probability, word.speaker))
+        is_spaced = not words or text[0].isspace()
+        start_s, end_s = max(word.start, 0.0), max(word.end, 0.0)
+        words.append(Word(text.strip(), start_s, end_s, is_spaced, word.probability, word.speaker))
     return tuple(words)
 
 
@@ -154,22 +181,49 @@ def _shares(parts: Sequence[tuple[str, bool]], start_s: float, end_s: float) -> 
     for text, is_spaced in parts:
         begin_s = start_s + length_s * done / total
         done += len(text)
-        yield Word(text, begin_s, min(start_s + length_s * done / total, max(end_s, start_s)), is_spaced)
+        yield Word(
+            text,
+            min(begin_s, max(end_s, start_s)),
+            min(start_s + length_s * done / total, max(end_s, start_s)),
+            is_spaced,
+        )
 
 
-def words_over(text: str, timed: Sequence[Word]) -> tuple[Word, ...]:
+def words_over(
+    text: str, timed: Sequence[Word], start_s: float = 0.0, end_s: float = 0.0
+) -> tuple[Word, ...]:
     """The words of `text` with the times of `timed`, whose own texts may be older.
 
-    A word that is in both keeps its times; changed ones share the times of what they stand for.
+    A word that is in both keeps its times; changed ones share the times of what they stand for. Without
+    any timed word, all share the time from `start_s` to `end_s`.
     """
+    text = _CONTROLS.sub(" ", text)
+    if not timed:
+        return _spread(text, start_s, end_s)
     placed = _placed(text, timed)
     if placed is not None:
         return tuple(part for word in placed for part in _split_long(word))
     old = [part for word in timed for part in _spread_word(word)]
     new = tokens(text)
-    is_long = max(len(old), len(new)) > _EXACT_TOKENS
     keys = [_key(word.text) for word in old], [_key(part) for part, _ in new]
-    return tuple(_laid(SequenceMatcher(None, *keys, autojunk=is_long), old, new))
+    return tuple(_laid(_opcodes(*keys), old, new))
+
+
+def _opcodes(old: list[str], new: list[str]) -> Sequence[tuple[str, int, int, int, int]]:
+    """What became of `old`. Far apart and long, they are one change: comparing them could take minutes."""
+    num_old, num_new = len(old), len(new)
+    longest = max(num_old, num_new)
+    if longest <= _COMPARED_TOKENS:
+        return SequenceMatcher(None, old, new, autojunk=longest > _EXACT_TOKENS).get_opcodes()
+    shortest = min(num_old, num_new)
+    head = next((at for at in range(shortest) if old[at] != new[at]), shortest)
+    rest = range(shortest - head)
+    tail = next((at for at in rest if old[-1 - at] != new[-1 - at]), len(rest))
+    return [
+        ("equal", 0, head, 0, head),
+        ("replace", head, num_old - tail, head, num_new - tail),
+        ("equal", num_old - tail, num_old, num_new - tail, num_new),
+    ]
 
 
 def _placed(text: str, words: Sequence[Word]) -> list[Word] | None:
@@ -192,8 +246,9 @@ def _end_of_space(text: str, at: int) -> int:
 
 
 def _split_long(word: Word) -> tuple[Word, ...]:
-    """Some recognisers give a whole Chinese clause as one word."""
-    return (word,) if len(word.text) <= _MAX_UNSPLIT_CHARS else _spread_word(word)
+    """Some recognisers give a whole Chinese clause as one word, or several words as one."""
+    is_whole = len(word.text) <= _MAX_UNSPLIT_CHARS and len(word.text.split()) == 1
+    return (word,) if is_whole else _spread_word(word)
 
 
 def _spread_word(word: Word) -> tuple[Word, ...]:
@@ -208,9 +263,9 @@ def _key(text: str) -> str:
 
 
 def _laid(
-    matcher: SequenceMatcher[str], old: Sequence[Word], new: Sequence[tuple[str, bool]]
+    opcodes: Sequence[tuple[str, int, int, int, int]], old: Sequence[Word], new: Sequence[tuple[str, bool]]
 ) -> Iterator[Word]:
-    for kind, first, stop, new_first, new_stop in matcher.get_opcodes():
+    for kind, first, stop, new_first, new_stop in opcodes:
         if kind == "equal":
             for word, (text, is_spaced) in zip(old[first:stop], new[new_first:new_stop], strict=True):
                 yield replace(word, text=text, is_spaced=is_spaced)

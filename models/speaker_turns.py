@@ -6,9 +6,8 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,20 +69,27 @@ def plain_name(name: str) -> str:
     return " ".join(_UNSAFE.sub(" ", name).split())[:_MAX_NAME_CHARS].strip() or "unknown"
 
 
-def with_speakers(segments: Iterable[Segment], turns: Sequence[Turn]) -> tuple[Segment, ...]:
+def with_speakers(
+    segments: Iterable[Segment], turns: Sequence[Turn], check: Callable[[], None] = lambda: None
+) -> tuple[Segment, ...]:
     """The segments with each word given to whom it overlaps most, or to the nearest within 0.5 s.
 
     The borders of turns are a little off: words at an end of a sentence that touch the turn of the speaker
-    of the rest are that speaker's. A word that reaches into the silence before its turn begins with the turn.
+    of the rest are that speaker's. A word that reaches into the silence before its turn begins with the turn,
+    but not after the next word. `check` is called for each word, and may raise to stop.
     """
-    desk = _Desk(turns)
+    desk = _Desk(turns, check)
     return tuple(replace(part, words=tuple(_claimed(part.words, desk))) for part in segments)
 
 
 def _claimed(words: Sequence[Word], desk: _Desk) -> Iterator[Word]:
+    """Starts of words stay in the order in which they were."""
+    following_s = iter([*(word.start_s for word in words[1:]), math.inf])
     for sentence in _sentences(words):
         speakers = _settled(sentence, [desk.speaker(word) for word in sentence], desk)
-        yield from (desk.claim(word, name) for word, name in zip(sentence, speakers, strict=True))
+        for word, name in zip(sentence, speakers, strict=True):
+            claimed = desk.claim(word, name)
+            yield claimed if claimed.start_s <= next(following_s) else replace(claimed, start_s=word.start_s)
 
 
 def _sentences(words: Sequence[Word]) -> Iterator[list[Word]]:
@@ -115,10 +121,17 @@ def _settled(words: Sequence[Word], speakers: list[str | None], desk: _Desk) -> 
 class _Desk:
     """Finds turns by time; turns may overlap."""
 
-    def __init__(self, turns: Sequence[Turn]) -> None:
+    def __init__(self, turns: Sequence[Turn], check: Callable[[], None]) -> None:
+        self._check = check
         self._turns = turns
         self._starts = [turn.start_s for turn in turns]
-        self._latest_ends: list[float] = list(accumulate((turn.end_s for turn in turns), max))
+        # A tree of the latest ends: node n has 2n and 2n+1 below it, the turns are its leaves. So one long
+        # turn at the beginning does not make every word look at all turns.
+        self._leaves = 1 << max(len(turns) - 1, 0).bit_length()
+        ends = [turn.end_s for turn in turns]
+        self._latest_ends = [-math.inf] * self._leaves + ends + [-math.inf] * (self._leaves - len(ends))
+        for node in range(self._leaves - 1, 0, -1):
+            self._latest_ends[node] = max(self._latest_ends[2 * node], self._latest_ends[2 * node + 1])
 
     def speaker(self, word: Word) -> str | None:
         turn = max(self._near(word), key=lambda turn: (_overlap_s(word, turn), -turn.start_s), default=None)
@@ -138,12 +151,19 @@ class _Desk:
         return replace(word, speaker=speaker, start_s=start_s if is_early and is_silence else word.start_s)
 
     def _near(self, word: Word) -> list[Turn]:
-        found = []
-        index = bisect_left(self._starts, word.end_s + NEAR_S) - 1
-        while index >= 0 and self._latest_ends[index] > word.start_s - NEAR_S:
-            if self._turns[index].end_s > word.start_s - NEAR_S:
-                found.append(self._turns[index])
-            index -= 1
+        """Turns within 0.5 s of the word, the latest first."""
+        self._check()
+        num_begun = bisect_left(self._starts, word.end_s + NEAR_S)
+        found, nodes = [], [(1, 0, self._leaves)]
+        while nodes:
+            node, first, size = nodes.pop()
+            if first >= num_begun or self._latest_ends[node] <= word.start_s - NEAR_S:
+                continue
+            if size == 1:
+                found.append(self._turns[first])
+            else:
+                half = size // 2
+                nodes += [(2 * node, first, half), (2 * node + 1, first + half, half)]
         return found
 
 

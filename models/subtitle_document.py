@@ -176,7 +176,7 @@ class JsonText(Document):
         row["text"] = lead + text
         if row.get("words"):
             segment = segment_of(at + 1, self._rows[at])
-            row["words"] = word_rows(words_over(text, segment.words), lead)
+            row["words"] = word_rows(words_over(text, segment.words, segment.start_s, segment.end_s), lead)
 
 
 def _refuse_no_numbers(text: str, field: str) -> None:

@@ -106,8 +106,23 @@ def ass(cues: Sequence[LaidCue]) -> str:
     for cue in cues:
         text = cue.text.translate(_ASS_BRACES).replace("\\", _ASS_BACKSLASH).replace("\n", "\\N")
         about = {"style": styles[cue.speaker], "name": cue.speaker or ""}
-        document.append(pysubs2.SSAEvent(**_times_ms(cue), text=text, **about))
-    return str(document.to_string("ass", header_notice=""))
+        document.append(pysubs2.SSAEvent(text=text, **about))
+    return _with_stamps(str(document.to_string("ass", header_notice="")), cues)
+
+
+def _with_stamps(text: str, cues: Sequence[LaidCue]) -> str:
+    """pysubs2 has one digit for hours and ends at ten; players read more digits, and so does pysubs2."""
+    head, begin, events = text.partition("\nDialogue: ")
+    parts = (begin + events).split("\nDialogue: ")
+    for at, cue in enumerate(cues, start=1):
+        layer, _, _, rest = parts[at].split(",", 3)
+        parts[at] = ",".join((layer, _ass_stamp(cue.start_s), _ass_stamp(cue.end_s), rest))
+    return head + "\nDialogue: ".join(parts)
+
+
+def _ass_stamp(seconds: float) -> str:
+    minutes, rest_cs = divmod(round(seconds * 100), 6000)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest_cs // 100:02}.{rest_cs % 100:02}"
 
 
 def _style_name(speaker: str | None, at: int) -> str:

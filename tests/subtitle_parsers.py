@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _SRT_TIMES = re.compile(r"(\d\d):([0-5]\d):([0-5]\d),(\d{3}) --> (\d\d):([0-5]\d):([0-5]\d),(\d{3})")
 _VTT_TIMES = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3})")
-_ASS_TIME = re.compile(r"(\d):([0-5]\d):([0-5]\d)\.(\d\d)")
+_ASS_TIME = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)\.(\d\d)")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ between cues, 20 characters a second (9 full-width, 12 Korean). `models.subtitle
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,10 +60,9 @@ class SubtitleEngine(Engine):
     """Writes six files of the same cues; an empty transcript makes files without cues."""
 
     def run(self, inputs: SubtitleInputs, context: RunContext) -> Result:
-        check(inputs, {})
-        transcript = read_transcript(Path(inputs.segments_file), "segments_file")
+        transcript = read_transcript(Path(inputs.segments_file), "segments_file", context.check)
         context.check()
-        segments = _with_names(transcript, inputs)
+        segments = _with_names(transcript, inputs, context.check)
         layout = lay_out(segments, context.check)
         context.report(len(layout.cues), len(layout.cues), stage="lay out", unit="cues")
         name = _file_name(inputs) or f"{short_stem(Path(inputs.segments_file))[:_MAX_NAME_BYTES]}_subtitles"
@@ -100,12 +99,13 @@ def _file_name(inputs: SubtitleInputs) -> str:
     return stem if stem.strip(". ") else ""
 
 
-def _with_names(transcript: Transcript, inputs: SubtitleInputs) -> tuple[Segment, ...]:
+def _with_names(
+    transcript: Transcript, inputs: SubtitleInputs, check_cancel: Callable[[], None]
+) -> tuple[Segment, ...]:
     """Speakers by the diarization file, or those the transcript itself names."""
     if inputs.diarization_file is not None:
-        return with_speakers(
-            transcript.segments, read_turns(Path(inputs.diarization_file), "diarization_file")
-        )
+        turns = read_turns(Path(inputs.diarization_file), "diarization_file")
+        return with_speakers(transcript.segments, turns, check_cancel)
     return tuple(segment.renamed(plain_name) for segment in transcript.segments)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.engine import InvalidInput
+from models import segments_file
+from models.engine import Cancelled, InvalidInput
 from models.segments_file import Segment, Word, read_transcript, words_over
 from models.speaker_turns import Turn, read_turns, with_speakers
 from models.subtitle_lines import joined
@@ -88,6 +89,60 @@ def test_a_text_that_was_changed_after_recognition_is_laid_over_the_old_times(tm
 def test_segments_are_put_in_the_order_of_time(tmp_path):
     found = transcript(tmp_path, [{"start": 5, "end": 6, "text": "b"}, {"start": 1, "end": 2, "text": "a"}])
     assert [(segment.number, segment.words[0].text) for segment in found.segments] == [(2, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize(
+    "char", ["\r", "\n\n", "\x00", "\x0b", "\x1b", "\x85", "\u2028", "\u2029"], ids=ascii
+)
+@pytest.mark.parametrize("has_text", [True, False])
+def test_characters_that_end_lines_or_control_terminals_become_spaces(tmp_path, char, has_text):
+    rows = words(("x", 0, 1), (f" a{char}b", 1, 2))
+    text = {"text": f"x a{char}b"} if has_text else {}
+    (segment,) = transcript(tmp_path, [{"start": 0, "end": 2, "words": rows, **text}]).segments
+    assert [(w.text, w.start_s, w.end_s) for w in segment.words] == [
+        ("x", 0, 1),
+        ("a", 1, 1.5),
+        ("b", 1.5, 2),
+    ]
+
+
+def test_a_text_over_no_words_shares_the_times_of_its_segment():
+    assert [(w.text, w.start_s, w.end_s) for w in words_over("a b", (), 1, 3)] == [("a", 1, 2), ("b", 2, 3)]
+
+
+def test_a_long_segment_whose_text_was_changed_is_laid_without_trying_everything(tmp_path):
+    """Texts of two words, none where it was: an exact comparison grows with the third power."""
+    old = words(*((" " + "ab"[at % 2], at * 0.1, at * 0.1 + 0.1) for at in range(20_000)))
+    text = " ".join("ab"[(at * at // 3) % 2] for at in range(19_999))
+    (segment,) = transcript(tmp_path, [{"start": 0, "end": 2000, "text": text, "words": old}]).segments
+    assert joined(segment.words) == text
+
+
+def test_a_cancel_stops_the_reading(tmp_path):
+    calls = []
+
+    def cancelled():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled
+
+    path = tmp_path / "segments.json"
+    path.write_text(json.dumps([{"start": 0, "end": 1, "text": "a"}] * 9))
+    with pytest.raises(Cancelled):
+        read_transcript(path, "segments_file", cancelled)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"start": 0, "end": 1, "text": "a " * 25_001}], "entry 1: more than 50,000 characters"),
+        ([{"start": 0, "end": 1, "text": "a " * 20}] * 3, "more than 50 words"),
+    ],
+)
+def test_more_words_than_anybody_says_are_refused(tmp_path, monkeypatch, content, text):
+    monkeypatch.setattr(segments_file, "MAX_TOKENS", 50)
+    with pytest.raises(InvalidInput, match=text):
+        transcript(tmp_path, content)
 
 
 def test_half_characters_become_whole_ones(tmp_path):
@@ -193,3 +248,45 @@ def test_a_word_that_begins_before_anybody_speaks_begins_with_the_turn():
 def test_turns_may_overlap_and_lie_in_any_number_before_a_word():
     given = [Turn(0, 100, "A"), *(Turn(at, at + 0.1, "B") for at in range(90))]
     assert spoken_by([("late", 95, 96)], *sorted(given, key=lambda turn: turn.start_s))[0].speaker == "A"
+
+
+def test_a_word_never_begins_after_the_next_one_because_of_a_turn():
+    said = [("first", 0, 1), ("second", 0.1, 0.2), ("third", 1, 2)]
+    assert [w.text for w in sorted(spoken_by(said, Turn(0.35, 2, "A")), key=lambda w: w.start_s)] == [
+        "first", "second", "third",
+    ]  # fmt: skip
+
+
+TIMES = st.integers(0, 60).map(lambda tenth: tenth / 10)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(TIMES, TIMES, st.sampled_from(["a", "b.", "c,"])), min_size=1, max_size=12),
+    st.lists(st.tuples(TIMES, TIMES, st.sampled_from("AB")), max_size=12),
+)
+def test_words_stay_in_order_whatever_the_turns_and_belong_to_who_is_near(rows, given_turns):
+    said = sorted(((text, start, start + length) for start, length, text in rows), key=lambda row: row[1])
+    near = [Turn(start, start + length, who) for start, length, who in sorted(given_turns)]
+    spoken = spoken_by(said, *near)
+    assert [word.text for word in spoken] == [text for text, _, _ in said]
+    starts = [word.start_s for word in spoken]
+    assert starts == sorted(starts)
+    for word, (_, start, end) in zip(spoken, said, strict=True):
+        in_reach = {turn.speaker for turn in near if turn.start_s < end + 0.5 and turn.end_s > start - 0.5}
+        assert (word.speaker in in_reach) if in_reach else word.speaker is None
+
+
+def test_one_long_turn_does_not_make_every_word_look_at_all_turns():
+    """20,000 words against 20,000 turns would be 400 million looks."""
+    said = [(f"w{at}.", at * 0.5, at * 0.5 + 0.4) for at in range(20_000)]
+    turns_of_a = [Turn(start, end, "A") for _, start, end in said]
+    assert len(spoken_by(said, Turn(0, 10_000, "M"), *turns_of_a)) == 20_000
+
+
+def test_a_cancel_stops_the_search_for_speakers():
+    def cancelled():
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        with_speakers([Segment(1, 0, 1, (Word("a", 0, 1),))], [], cancelled)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import unicodedata
 from itertools import pairwise
 
+import pysubs2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -272,3 +273,14 @@ def test_a_cancel_stops_the_layout():
 
     with pytest.raises(Cancelled):
         lay_out([segment(words_of(LATIN))], cancelled)
+
+
+@pytest.mark.parametrize("hour", [0, 9, 10, 98])
+def test_every_format_has_the_right_times_at_any_hour(hour):
+    start_s = hour * 3600 + 59 * 60 + 58.37
+    cues = laid(words_of("Hello there, you.", start_s=start_s), words_of("And again.", start_s=start_s + 3))
+    wanted = [(round(cue.start_s * 1000), round(cue.end_s * 1000)) for cue in cues]
+    for read, write in ((parse_srt, srt), (parse_vtt, vtt), (parse_ass, ass)):
+        assert [(shown.start_ms, shown.end_ms) for shown in read(write(cues))] == wanted
+    read_back = pysubs2.SSAFile.from_string(ass(cues), format_="ass")
+    assert [(event.start, event.end) for event in read_back] == wanted
