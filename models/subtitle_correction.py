@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,12 @@ def _by_rules(texts: Sequence[str], language: str, context: RunContext) -> Corre
     context.report(len(texts), len(texts), stage="correct", unit="cues")
     num_changed = sum(old != new for old, new in zip(texts, ruled.texts, strict=True))
     tally = Tally(proposed=num_changed, batches=1 if texts else 0)
-    return Correction(ruled.texts, RULES_PROVIDER, tally, ruled.counts)
+    return Correction(ruled.texts, RULES_PROVIDER, tally, ruled.counts, _rules_notes(ruled.counts))
+
+
+def _rules_notes(counts: Mapping[str, int]) -> tuple[str, ...]:
+    too_long = counts.get("too_long_for_rules", 0)
+    return (f"{too_long} texts are too long for subtitles and stay as they are",) if too_long else ()
 
 
 def _chat_notes(tally: Tally) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def _statistics(document: Document, correction: Correction) -> dict[str, Any]:
         "corrected_subtitles": correction.num_changed(document.texts),
         **{"total_commands": tally.proposed, "refused_commands": tally.refused},
         **{"batches": tally.batches, "failed_batches": tally.failed_batches},
-        **{"overlapping_times": document.num_overlaps, "negative_times": document.num_backwards},
+        **{"overlapping_times": document.num_overlaps, "backward_times": document.num_backwards},
         "rules": correction.rules,
     }
 
@@ -75,7 +75,7 @@ def _time_notes(document: Document) -> list[str]:
     overlaps, backwards = document.num_overlaps, document.num_backwards
     told = {
         f"{overlaps} entries begin before the one above them ends; times are as they were": overlaps,
-        f"{backwards} entries have negative times; they are as they were": backwards,
+        f"{backwards} entries begin before 0 or end before they begin; they are as they were": backwards,
     }
     return [note for note, applies in told.items() if applies]
 

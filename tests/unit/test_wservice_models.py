@@ -186,7 +186,7 @@ def test_rules_correct_a_file_and_leave_times_as_they_are(context):
     assert values["corrected_subtitle_path"].read_text() == corrected
     told = values["statistics"]
     assert (told["total_subtitles"], told["corrected_subtitles"]) == (2, 1)
-    assert (told["overlapping_times"], told["negative_times"]) == (1, 1)
+    assert (told["overlapping_times"], told["backward_times"]) == (1, 1)
     assert told["rules"] == {"casing": 1, "fillers": 1}
 
 
