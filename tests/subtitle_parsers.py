@@ -67,7 +67,9 @@ def parse_ass(text: str) -> list[Shown]:
         assert style in styles
         assert "{" not in payload
         times = [_ASS_TIME.fullmatch(stamp) for stamp in (start, end)]
-        start_ms, end_ms = (_ms(*map(int, found.groups()[:3]), int(found[4]) * 10) for found in times if found)
+        start_ms, end_ms = (
+            _ms(*map(int, found.groups()[:3]), int(found[4]) * 10) for found in times if found
+        )
         shown.append(Shown(start_ms, end_ms, tuple(payload.split("\\N")), name))
     return shown
 

@@ -302,7 +302,7 @@ async def test_files_of_an_unfinished_or_failed_task_are_404(server):
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("rest", ["status", "result", "file/a.jpg"])
 @pytest.mark.parametrize(
-    "task_id", ["0b9a4f0e-5f0c-4f6a-9d35-3f2c8f1f7a11", "..", "%2e%2e", "x" * 200, "任务"], ids=lambda text: text[:9]
+    "task_id", ["0b9a4f0e", "..", "%2e%2e", "x" * 200, "任务"], ids=lambda text: text[:9]
 )
 async def test_an_unknown_task_is_404(idle, base, rest, task_id):
     answer = await idle.http.get(f"{base}/api/task/{task_id}/{rest}")
