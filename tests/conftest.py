@@ -1,4 +1,4 @@
-"""How the suite is shared between two workers (pytest-xdist): whole modules, and all real servers on one."""
+"""How the suite is shared between two workers (pytest-xdist): whole modules, and all that is heavy on one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SERVER = "server"
-WITH_SERVER = ("integration", "acceptance/test_bad_input", "acceptance/test_callback_faults",
-               "acceptance/test_disk_full", "acceptance/test_faults", "acceptance/test_s3_server",
-               "acceptance/test_seed_examples")  # fmt: skip
-"""Modules that start servers of many processes: beside each other they would measure each other's load."""
+HEAVY = ("integration", "acceptance")
+"""Folders whose tests start servers or load models: side by side they would slow each other."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = item.path.relative_to(TESTS).with_suffix("").as_posix()
-        item.add_marker(pytest.mark.xdist_group(SERVER if module.startswith(WITH_SERVER) else module))
+        item.add_marker(pytest.mark.xdist_group("heavy" if module.startswith(HEAVY) else module))
 
 
 @pytest.hookimpl(wrapper=True)

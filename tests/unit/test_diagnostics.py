@@ -58,7 +58,7 @@ def test_allocated_memory_is_really_taken_and_given_back(context):
     seen = []
     context.report = lambda *args, **kwargs: seen.append(process.memory_info().rss)
     run(context, allocate_bytes=300 * MIB + 17, sleep_s=0.01)
-    assert max(seen) - before > 290 * MIB
+    assert max(seen) - before > 200 * MIB  # other tests' memory may go back meanwhile
     assert process.memory_info().rss - before < 50 * MIB
 
 
