@@ -61,6 +61,6 @@ def test_what_is_deleted_leaves_the_bucket(server: ServerProcess, samples: Path)
     listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="prefix/")["Contents"]
     assert any(entry["Key"].endswith("gone.mp4") for entry in listed)
     assert httpx.delete(f"{server.url}/v1/files/{key}").status_code == 200
-    listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="prefix/")["Contents"]
+    listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="prefix/").get("Contents", [])
     assert not any(entry["Key"].endswith("gone.mp4") for entry in listed)
     assert list((server.data_dir).glob("artifacts/**/*.mp4")) == []
