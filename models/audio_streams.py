@@ -7,7 +7,7 @@ silence stands where the sound starts late or has gaps, as in `audio_formats.res
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from models.audio_formats import ENCODINGS, AudioFormat
 from models.engine import InvalidInput, RunContext
 from models.ffmpeg_run import run_ffmpeg
-from models.media import main_audio, open_media
+from models.media import decoded_frames, main_audio, open_media
 
 _LOSSLESS: dict[AudioFormat, tuple[str, dict[str, str]]] = {  # codec, and options of the container
     AudioFormat.WAV: ("pcm_s16le", {"rf64": "auto"}),
@@ -140,27 +140,9 @@ def _pieces(
     if stream is None:
         raise InvalidInput(f"{path.name} has no audio stream")
     clock, resampled = _Clock(container), _Resampled(rate_hz, channels, check)
-    for frame in _frames(container, stream, check):
+    for frame in decoded_frames(container, stream, check):
         yield from resampled.of(frame, clock.time_of(frame))
     yield from resampled.rest()
-
-
-def _frames(container: Any, stream: Any, check: Callable[[], None]) -> Iterator[Any]:
-    """Decoded frames; packets that do not decode are skipped, and a file that breaks off ends there."""
-    packets = container.demux(stream)
-    while True:
-        check()
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            return
-        if packet is None:
-            return
-        try:
-            frames: Iterable[Any] = packet.decode()
-        except (av.FFmpegError, ValueError):
-            continue
-        yield from frames
 
 
 class _Clock:

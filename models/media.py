@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -198,6 +198,27 @@ def main_video(container: Any) -> Any | None:
 def main_audio(container: Any) -> Any | None:
     """The first audio stream that has a decoder, or None."""
     return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+
+
+def decoded_frames(container: Any, stream: Any, check: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    """Decoded PyAV frames of a stream; `check` is called before each packet.
+
+    A packet that does not decode is skipped, a container that breaks off ends there.
+    """
+    packets = container.demux(stream)
+    while True:
+        check()
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, ValueError):
+            continue
+        yield from frames
 
 
 def rotation_of(frame: Any) -> int:

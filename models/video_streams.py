@@ -20,7 +20,17 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
 from models.engine import InvalidInput, PermanentFailure
-from models.media import BT709, Color, color_of, frame_rate, main_audio, main_video, open_media, rotation_of
+from models.media import (
+    BT709,
+    Color,
+    color_of,
+    decoded_frames,
+    frame_rate,
+    main_audio,
+    main_video,
+    open_media,
+    rotation_of,
+)
 
 # Sound that an MP4 carries as it is; anything else is encoded to AAC.
 COPIED_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
@@ -67,7 +77,7 @@ def decode_video(path: Path) -> Iterator[TimedFrame]:
         start_s, tick_s = start_of(container), Fraction(stream.time_base)
         step_s = 1 / frame_rate(stream)
         next_s, earliest_s, size = Fraction(0), Fraction(0), None
-        for frame in _frames(container, stream):
+        for frame in decoded_frames(container, stream):
             size = size or (frame.width, frame.height)
             time_s = next_s if frame.pts is None else frame.pts * tick_s - start_s
             time_s = max(time_s, earliest_s)
@@ -255,23 +265,6 @@ def _video_or_refuse(container: Any, path: Path) -> Any:
     return stream
 
 
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded PyAV frames; a packet that does not decode is skipped, a broken container ends the stream."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            return
-        if packet is None:
-            return
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            continue
-        yield from frames
-
-
 def _to_rgb(frame: Any, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright, of a frame that is scaled to the stream's first (width, height)."""
     is_full_range = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
@@ -379,7 +372,7 @@ def _encoded_packets(sound: Any, stream: Any, start_s: Fraction, until_s: Fracti
 
 
 def _audio_frames(sound: Any, until_s: Fraction | None) -> Iterator[Any]:
-    for frame in _frames(sound.container, sound):
+    for frame in decoded_frames(sound.container, sound):
         if until_s is not None and frame.pts is not None and frame.pts * frame.time_base >= until_s:
             return
         yield frame

@@ -133,7 +133,11 @@ class ServerProcess:
                 return record if record["status"] in wanted else None
             return None
 
-        return eventually(reached, within_s=within_s)
+        try:
+            return eventually(reached, within_s=within_s)
+        except AssertionError as error:
+            error.add_note(f"{task_id}: {self.history(task_id)}")
+            raise
 
     def history(self, task_id: str) -> list[str]:
         """The task's events, read from the database itself."""
