@@ -1,0 +1,1 @@
+"""Text-to-video with diffusers pipelines: presets, memory, acceleration, the engine."""
