@@ -310,8 +310,9 @@ def _check_size(clip: Clip, preset: Preset) -> None:
     if clip.pixels <= preset.max_px:
         return
     size = f"{clip.width_px}x{clip.height_px}"
-    frames = preset.max_px // (clip.width_px * clip.height_px)
-    if frames < 1 + preset.frame_step:
+    most = preset.max_px // (clip.width_px * clip.height_px)
+    frames = (most - 1) // preset.frame_step * preset.frame_step + 1
+    if frames <= 1:
         raise InvalidInput(f"{size} pixels are more than {preset.name} draws", field="width")
     text = f"{clip.num_frames} frames of {size} pixels are more than {preset.name} draws"
     raise InvalidInput(f"{text}: at this size it makes up to {frames}", field="num_frames")
@@ -338,7 +339,9 @@ def call_arguments(preset: Preset, clip: Clip) -> dict[str, Any]:
 
 
 def scheduler_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs in `type(scheduler).from_config({**config, ...})`: only settings that its config has.
+    """What `type(scheduler).from_config(config, **settings)` gets: only settings that its config has.
+
+    Merged into `config` they would be lost: diffusers drops keys that it once filled with defaults.
 
     UniPC and DPM call the shift of the noise schedule `flow_shift`, the flow-matching schedulers `shift`.
     """
