@@ -5,9 +5,12 @@ A size, length or rate that is not given is the engine's own: each network has o
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.engine import ModelSpec
+from models.engine import Engine, EngineKind, EngineSpec, ModelSpec
+from models.weights import ModelFolder
 
 MAX_PROMPT_CHARS = 4_000
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 2_048
@@ -37,6 +40,17 @@ class GenerateInputs(BaseModel):
     guidance_scale: float | None = Field(
         None, ge=0, le=30, allow_inf_nan=False, description="How strictly the video follows the text."
     )
+    cache: Literal["exact", "first_block_cache", "mag_cache"] | None = Field(
+        None,
+        description="Whether denoising may reuse what it computed a step before: faster and less exact; the "
+        "result says how much. Not given: what the operator set for the model, else exact.",
+    )
+
+
+def _diffusers_engine() -> Engine:
+    from models.text_to_video.engine import DiffusersEngine
+
+    return DiffusersEngine()
 
 
 MODELS: tuple[ModelSpec, ...] = (
@@ -44,7 +58,18 @@ MODELS: tuple[ModelSpec, ...] = (
         name="text_to_video.generate_video",
         title="Makes a video of a text",
         inputs=GenerateInputs,
-        engines=(),
+        engines=(
+            EngineSpec(
+                name="diffusers",
+                kind=EngineKind.FULL,
+                make=_diffusers_engine,
+                version="diffusers 0.42.1",
+                folders=(ModelFolder("text_to_video/*", ("model_index.json",)),),
+                needs_gpu=True,
+                licence="of the model in the folder",
+                is_commercial_use_allowed=False,
+            ),
+        ),
         run_timeout_s=4 * 3600.0,
     ),
 )
