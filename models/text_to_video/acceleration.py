@@ -250,12 +250,12 @@ CACHES: Mapping[str, StepCache] = {
 def check_cache(networks: Sequence[nn.Module], name: str, mag_ratios: Sequence[float]) -> None:
     """Raises ModelNotReady for a cache that these networks cannot have; call it when an engine loads."""
     if name not in CACHES:
-        raise ModelNotReady(f"mediaray.json: no cache {name!r}; there are {', '.join(CACHES)}")
+        raise ModelNotReady(f"there is no cache {name!r}; there are {', '.join(CACHES)}")
     if CACHES[name].config is None:
         return
     if name == "mag_cache" and (not mag_ratios or len(networks) > 1):
-        text = "mag_cache needs one network and the checkpoint's own mag_ratios (diffusers' MagCacheConfig"
-        raise ModelNotReady(f"mediaray.json: {text} with calibrate=True measures them)")
+        text = "mag_cache needs one network and the checkpoint's own mag_ratios in mediaray.json"
+        raise ModelNotReady(f"{text} (diffusers' MagCacheConfig measures them with calibrate=True)")
     for network in networks:
         _check_cacheable(network, name)
 
@@ -266,9 +266,9 @@ def _check_cacheable(network: nn.Module, name: str) -> None:
         for kind in {type(block) for block in blocks}:
             TransformerBlockRegistry.get(kind)
     except ValueError as error:
-        raise ModelNotReady(f"mediaray.json: {type(network).__name__} has no {name}: {error}") from error
+        raise ModelNotReady(f"{type(network).__name__} cannot have {name}: {error}") from error
     if len(blocks) < 2 or not hasattr(network, "enable_cache"):
-        raise ModelNotReady(f"mediaray.json: {type(network).__name__} has no {name}: too few blocks")
+        raise ModelNotReady(f"{type(network).__name__} cannot have {name}: it has no row of blocks")
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

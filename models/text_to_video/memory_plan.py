@@ -206,14 +206,15 @@ def component_bytes_of(pipeline: Any) -> dict[str, int]:
 
 def geometry_of(pipeline: Any, *, passes: int = 1) -> Geometry:
     """The geometry that a pipeline's configurations tell; what they do not tell is as in Wan2.1-1.3B."""
-    network = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_2", None)
+    found = (getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet"))
+    network = next(network for network in found if network is not None)
     return Geometry(passes=passes, **_network_sizes(network), **_vae_sizes(pipeline.vae))
 
 
 def _network_sizes(network: Any) -> dict[str, Any]:
     config = network.config
     heads, head_width = config.get("num_attention_heads"), config.get("attention_head_dim")
-    blocks = config.get("num_layers", 0) + config.get("num_single_layers", 0)
+    blocks = (config.get("num_layers") or 0) + (config.get("num_single_layers") or 0)
     width = heads * head_width if heads and head_width else Geometry().width
     return {
         "patch": _patch(config),
@@ -237,22 +238,25 @@ _DECODED_FRAMES = {"AutoencoderKLWan": 4, "AutoencoderKLCogVideoX": 8}
 
 def _vae_sizes(vae: Any) -> dict[str, Any]:
     config, usual = vae.config, Geometry()
-    side = config.get("scale_factor_spatial") or getattr(vae, "spatial_compression_ratio", usual.vae_side)
-    frames = config.get("scale_factor_temporal") or getattr(
-        vae, "temporal_compression_ratio", usual.vae_frames
-    )
     wide = config.get("block_out_channels") or [usual.decoder_channels]
     channels = config.get("decoder_base_dim") or config.get("base_dim") or wide[0]
     patch = config.get("patch_size")
     tile = [getattr(vae, f"tile_sample_min_{name}", 256) for name in ("height", "width")]
     return {
-        "vae_side": int(side),
-        "vae_frames": int(frames),
+        "vae_side": _reduction(vae, "spatial", usual.vae_side),
+        "vae_frames": _reduction(vae, "temporal", usual.vae_frames),
         "decoder_channels": int(channels),
         "decoder_side": patch if isinstance(patch, int) else 1,
         "decoded_frames": _DECODED_FRAMES.get(type(vae).__name__),
         "tile_px": int(tile[0] * tile[1]),
     }
+
+
+def _reduction(vae: Any, kind: str, usual: int) -> int:
+    """How many pixels or frames a latent covers: classes say it in their configuration or compute it."""
+    names = (f"scale_factor_{kind}", f"{kind}_compression_ratio")
+    told: Any = next((vae.config[name] for name in names if vae.config.get(name)), None)
+    return int(told or getattr(vae, names[1], usual))
 
 
 def apply_plan(pipeline: Any, plan: MemoryPlan, device: torch.device) -> None:

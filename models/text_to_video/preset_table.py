@@ -39,11 +39,8 @@ class Preset:
     `pipelines` are values of model_index.json's `_class_name`; the first preset whose pipeline and `traits`
     fit a folder is its preset. `folder_words`: one of them must be part of the folder's name.
     A video has `frame_step * n + 1` frames. `max_px` bounds width x height x frames.
-    `embeds` are the call's names for what `encode_prompt` returns, in order; where none begins with
-    "negative_", the negative prompt is a second call and its names have that prefix. Empty: the pipeline gets
-    texts. `call` are further arguments of the call, `scheduler` settings that replace the checkpoint's.
-    `has_step_callback` is false where the call takes no `callback_on_step_end`, `takes_guidance_scale` where
-    guidance is the `guider` component's alone.
+    `call` are further arguments of the pipeline's call, `scheduler` settings that replace the checkpoint's.
+    `takes_guidance_scale` is false where guidance is the `guider` component's alone.
     """
 
     name: str
@@ -66,11 +63,9 @@ class Preset:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     max_sequence_length: int | None = None
     negative_prompt: str = ""
-    embeds: tuple[str, ...] = ()
     call: Mapping[str, Any] = field(default_factory=dict)
     takes_frame_rate: bool = False
     takes_guidance_scale: bool = True
-    has_step_callback: bool = True
     is_size_fixed: bool = False
     are_steps_fixed: bool = False
     shown_side_px: int | None = None
@@ -79,14 +74,6 @@ class Preset:
 
 
 _INDEX, _NETWORK = "model_index.json", "transformer/config.json"
-_PAIR = ("prompt_embeds", "negative_prompt_embeds")
-_MASKED_PAIR = (
-    "prompt_embeds",
-    "prompt_attention_mask",
-    "negative_prompt_embeds",
-    "negative_prompt_attention_mask",
-)
-_TWO_ENCODERS = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
 _UNWANTED = (
     "low quality, blurry, overexposed, static picture, distorted, deformed hands, subtitles, watermark"
 )
@@ -109,7 +96,6 @@ _WAN_1_3B = Preset(
     flow_shift=3.0,
     max_sequence_length=512,
     negative_prompt=_UNWANTED,
-    embeds=_PAIR,
 )
 _WAN_14B = replace(
     _WAN_1_3B,
@@ -176,7 +162,6 @@ _LTX = Preset(
     guidance_scale=3.0,
     max_sequence_length=128,
     negative_prompt=_UNWANTED,
-    embeds=_MASKED_PAIR,
     call={"decode_timestep": 0.05, "decode_noise_scale": 0.025},
     takes_frame_rate=True,
 )
@@ -240,7 +225,6 @@ _COGVIDEOX_2B = Preset(
     steps=50,
     guidance_scale=6.0,
     max_sequence_length=226,
-    embeds=_PAIR,
 )
 _COGVIDEOX_5B = replace(
     _COGVIDEOX_2B,
@@ -277,9 +261,7 @@ _HUNYUAN_1_5 = Preset(
     guidance_scale=6.0,
     guidance=Guidance.GUIDER,
     negative_prompt=_UNWANTED,
-    embeds=_TWO_ENCODERS,
     takes_guidance_scale=False,
-    has_step_callback=False,
 )
 _HUNYUAN_1_5_720P = replace(
     _HUNYUAN_1_5,
@@ -311,7 +293,6 @@ _HUNYUAN = Preset(
     guidance_scale=6.0,
     guidance=Guidance.EMBEDDED,
     max_sequence_length=256,
-    embeds=("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask"),
 )
 
 SHAPES = replace(

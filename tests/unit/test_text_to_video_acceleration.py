@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_is_refused_at_load(
 
 
 def test_a_network_without_cacheable_blocks_is_refused_at_load(pipeline: Any) -> None:
-    with pytest.raises(ModelNotReady, match="AutoencoderKLWan has no first_block_cache"):
+    with pytest.raises(ModelNotReady, match="AutoencoderKLWan cannot have first_block_cache"):
         check_cache([pipeline.vae], "first_block_cache", ())
 
 

@@ -1,8 +1,10 @@
 """Text-to-video memory plans: the ladder at its boundaries, and pipelines laid out by a plan."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -151,6 +153,38 @@ def test_geometry_is_read_from_the_pipeline(pipeline: Any) -> None:
         vae_side=8, vae_frames=4, patch=(1, 2, 2), width=24, inner_width=32, blocks=2, decoder_channels=3,
         decoder_side=1, decoded_frames=4, tile_px=256 * 256, number_bytes=4,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "vae", "expected"),
+    [
+        (
+            diffusers.LTXVideoTransformer3DModel,
+            {},
+            diffusers.AutoencoderKLLTXVideo,
+            {"vae_side": 32, "vae_frames": 8, "patch": (1, 1, 1), "width": 2048, "decoder_side": 4},
+        ),
+        (
+            diffusers.CogVideoXTransformer3DModel,
+            {},
+            diffusers.AutoencoderKLCogVideoX,
+            {"vae_side": 8, "vae_frames": 4, "patch": (1, 2, 2), "width": 1920, "decoded_frames": 8},
+        ),
+        (
+            diffusers.HunyuanVideo15Transformer3DModel,
+            {"num_refiner_layers": 1},
+            diffusers.AutoencoderKLHunyuanVideo15,
+            {"vae_side": 16, "vae_frames": 4, "patch": (1, 1, 1), "width": 2048, "decoded_frames": None},
+        ),
+    ],
+    ids=["ltx", "cogvideox", "hunyuanvideo-1.5"],
+)
+def test_geometry_of_other_families(network: Any, layers: Any, vae: Any, expected: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        pipeline = SimpleNamespace(transformer=network(num_layers=1, **layers), vae=vae())
+    geometry = geometry_of(pipeline, passes=2)
+    assert {name: getattr(geometry, name) for name in expected} == expected
+    assert (geometry.passes, geometry.inner_width) == (2, 4 * geometry.width)
 
 
 def test_component_bytes_are_those_of_the_weights(pipeline: Any) -> None:
