@@ -1,4 +1,4 @@
-"""A WanPipeline of random weights that a CPU runs in a second: the shape of a full model's folder, 0.4 MB."""
+"""Pipelines of random weights that a CPU runs in a second: folders shaped like full models', 0.4 MB each."""
 
 from __future__ import annotations
 
@@ -49,13 +49,51 @@ def tiny_wan() -> Any:
         )  # fmt: skip
 
 
-def save_tiny_wan(folder: Path) -> Path:
+def tiny_ltx() -> Any:
+    """An LTXPipeline, which decodes by itself: sides % 32, frames 8n + 1."""
+    import torch
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = T5Config(
+            vocab_size=512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, eos_token_id=1
+        )
+        scaling, none = (True, True, True, False), (False,) * 5
+        return LTXPipeline(
+            tokenizer=_tokenizer(),
+            text_encoder=T5EncoderModel(config).eval(),
+            vae=AutoencoderKLLTXVideo(
+                latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+                layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=scaling,
+                decoder_spatio_temporal_scaling=scaling, decoder_inject_noise=none,
+                upsample_residual=none[:4], upsample_factor=(1,) * 4,
+            ).eval(),
+            transformer=LTXVideoTransformer3DModel(
+                in_channels=8, out_channels=8, num_attention_heads=4, attention_head_dim=8,
+                cross_attention_dim=32, num_layers=1, caption_channels=32,
+            ).eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )  # fmt: skip
+
+
+def save(pipeline: Any, folder: Path) -> Path:
     """The pipeline as an operator has it: a folder of safetensors and JSON."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tiny_wan().save_pretrained(folder, safe_serialization=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def save_tiny_wan(folder: Path) -> Path:
+    return save(tiny_wan(), folder)
 
 
 def _tokenizer() -> Any:

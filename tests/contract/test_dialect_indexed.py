@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -135,11 +136,13 @@ async def test_a_job_whose_file_does_not_fit_its_task_is_400(server):
     assert (await server.remains())[0] == 0
 
 
-async def test_a_job_whose_model_cannot_run_is_503(server):
-    answer = await submit(server, 5)
-    assert answer.status_code == 503
-    assert "text_to_video.generate_video" in answer.json()["detail"]
-    assert (await server.remains())[0] == 0
+async def test_a_job_whose_model_cannot_run_is_503(tmp_path, jobs):
+    name = "text_to_video.generate_video"
+    async with serving(tmp_path, CATALOG | {name: replace(CATALOG[name], engines=())}) as server:
+        answer = await submit(server, 5)
+        assert answer.status_code == 503
+        assert name in answer.json()["detail"]
+        assert (await server.remains())[0] == 0
 
 
 async def test_a_full_queue_is_503_and_keeps_no_record(tmp_path, jobs):

@@ -26,6 +26,7 @@ from models.engine import (  # noqa: E402 - torch first
 )
 from models.media import probe  # noqa: E402
 from models.site import Site, resources_of  # noqa: E402
+from models.text_to_video.denoising import StepWatch  # noqa: E402
 from models.text_to_video.engine import DiffusersEngine  # noqa: E402
 from models.text_to_video.presets import SHAPES  # noqa: E402
 from models.text_to_video.prompt_cache import PromptCache  # noqa: E402
@@ -34,7 +35,7 @@ from models.weights import locate  # noqa: E402
 from models.zoo.flashvsr import SPAN_WEIGHTS  # noqa: E402
 from models.zoo.text_to_video import MODELS, GenerateInputs  # noqa: E402
 from tests.run_context import LocalRunContext  # noqa: E402
-from tests.tiny_pipelines import MAX_TOKENS, NUM_FRAMES, SIDE_PX, save_tiny_wan  # noqa: E402
+from tests.tiny_pipelines import MAX_TOKENS, NUM_FRAMES, SIDE_PX, save, save_tiny_wan, tiny_ltx  # noqa: E402
 
 FPS, STEPS = 8, 4
 FULL = MODELS[0].engines[0]
@@ -347,6 +348,98 @@ def test_a_folder_that_is_not_whole_is_not_ready(models_dir, tmp_path, damage) -
     resources = resources_of(FULL, Site(models_dir=tmp_path), device="cpu", threads=1)
     with pytest.raises(ModelNotReady, match="transformer"):
         DiffusersEngine().load(resources)
+
+
+def stages_of(context: LocalRunContext) -> dict[str, list[float]]:
+    return {
+        stage: [report.done for report in reports]
+        for stage, reports in groupby(context.reports, lambda report: report.stage)
+    }
+
+
+def test_a_pipeline_that_decodes_by_itself_gives_the_same_service(tmp_path) -> None:
+    save(tiny_ltx(), tmp_path / "text_to_video" / "tiny-ltx")
+    engine = DiffusersEngine()
+    engine.load(resources_of(FULL, Site(models_dir=tmp_path), device="cpu", threads=1))
+    context = LocalRunContext(tmp_path / "a")
+    values = run(engine, tmp_path, context)
+    frames = frames_of(values["video_path"])
+    assert frames.shape == (NUM_FRAMES, SIDE_PX, SIDE_PX, 3)
+    assert frames.std() > 5
+    assert values["preset"] == "ltx-video"
+    assert {stage: sorted(set(done)) for stage, done in stages_of(context).items()} == {
+        "encode": [0],
+        "denoise": list(range(STEPS + 1)),
+        "decode": [0, *range(1, NUM_FRAMES + 1)],
+    }
+    assert values["stage_seconds"]["decode"] > 0
+    with counted(engine._pipeline.vae.decoder) as decoded, pytest.raises(Cancelled):
+        run(engine, tmp_path, LocalRunContext(tmp_path / "b", cancel_at=3))
+    assert not decoded
+    with counted(engine._pipeline.vae.decoder, fail=1):
+        again = run(engine, tmp_path / "c")
+    assert digest(again) == digest(values)
+    assert [note for note in again["notes"] if "Out of memory" in note]
+
+
+def test_a_pipeline_without_a_step_callback_is_watched_by_its_progress_bar(models_dir, tmp_path) -> None:
+    """As HunyuanVideo-1.5's; here Wan's own loop behind a call with fewer arguments."""
+    from diffusers import WanPipeline
+
+    class Unwatched(WanPipeline):
+        def __call__(self, prompt, negative_prompt, width, height, frames, **rest):
+            keywords = {"width": width, "height": height, "num_frames": frames}
+            return super().__call__(
+                prompt, negative_prompt, **keywords, num_inference_steps=STEPS, output_type="pt", **rest
+            )
+
+    engine = DiffusersEngine()
+    engine.load(resources_of(FULL, Site(models_dir=models_dir), device="cpu", threads=1))
+    engine._pipeline.__class__ = Unwatched
+    context = LocalRunContext(tmp_path / "a")
+    assert frames_of(run(engine, tmp_path, context)["video_path"]).shape[0] == NUM_FRAMES
+    assert stages_of(context)["denoise"][-STEPS:] == list(range(1, STEPS + 1))
+    with counted(engine._pipeline.transformer) as passes, pytest.raises(Cancelled):
+        run(engine, tmp_path, LocalRunContext(tmp_path / "b", cancel_at=2))
+    assert len(passes) == 2 * 2
+
+
+class SlowEvent:
+    """Stands for a CUDA event, which this machine may not have: done when it was asked three times."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def record(self) -> None: ...
+
+    def query(self) -> bool:
+        self.asked += 1
+        return self.asked >= 3
+
+
+def test_on_a_gpu_only_finished_steps_count_and_one_more_is_handed_out(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", SlowEvent)
+    told: list[int] = []
+    checks: list[int] = []
+    watch = StepWatch(torch.device("cuda"), 3, told.append, lambda: checks.append(1))
+    watch.step_ended()
+    assert told == [0]
+    watch.step_ended()
+    assert told == [0, 1]
+    assert len(checks) == 2  # a wish to stop is heard while the host waits
+    watch.step_ended()
+    assert told == [0, 1, 3]
+
+
+def test_a_stop_is_heard_while_a_gpu_works_on_a_step(monkeypatch) -> None:
+    def stop() -> None:
+        raise Cancelled
+
+    monkeypatch.setattr(torch.cuda, "Event", SlowEvent)
+    watch = StepWatch(torch.device("cuda"), 9, lambda _done: None, stop)
+    watch.step_ended()
+    with pytest.raises(Cancelled):
+        watch.step_ended()
 
 
 def test_an_empty_models_folder_is_told_at_submit(tmp_path) -> None:
