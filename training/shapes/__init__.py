@@ -1,0 +1,1 @@
+"""The embedded text-to-video model: its clips, captions, three networks, training and scores."""
