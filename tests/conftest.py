@@ -1,4 +1,4 @@
-"""How the suite is shared between two workers (pytest-xdist): whole modules, and all that is heavy on one."""
+"""How the suite is shared between two workers (pytest-xdist): whole modules, the long ones first."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-HEAVY = ("integration", "acceptance")
-"""Folders whose tests start servers or load models: side by side they would slow each other."""
+SERVERS = ("bad_input", "callback_faults", "disk_full", "faults", "s3_server", "seed_examples")
+"""Modules of tests/acceptance that start servers: side by side they would slow each other."""
+LONG_FIRST = {"servers": 0, "engines": 1}
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        module = item.path.relative_to(TESTS).with_suffix("").as_posix()
-        item.add_marker(pytest.mark.xdist_group("heavy" if module.startswith(HEAVY) else module))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: LONG_FIRST.get(_group(item), len(LONG_FIRST)))
+
+
+def _group(item: pytest.Item) -> str:
+    """What one worker runs alone: all that starts servers, all that loads models; else a module."""
+    if item.path.parent.name not in ("integration", "acceptance"):
+        return item.path.relative_to(TESTS).with_suffix("").as_posix()
+    name = item.path.stem.removeprefix("test_")
+    return "servers" if item.path.parent.name == "integration" or name in SERVERS else "engines"
 
 
 @pytest.hookimpl(wrapper=True)
