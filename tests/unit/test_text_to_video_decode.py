@@ -60,8 +60,9 @@ def test_the_stream_equals_the_decode_of_the_whole_clip(pipeline, latents) -> No
     assert np.abs(frames.astype(int) - whole).max() <= 1
 
 
-def test_a_patched_vae_is_streamed_too(latents) -> None:
-    """As Wan2.2's and the embedded one: the decoder makes blocks of pixels as channels."""
+@pytest.mark.parametrize("is_residual", [False, True], ids=["plain", "residual"])
+def test_a_patched_vae_is_streamed_too(latents, is_residual) -> None:
+    """The decoder makes pixels as channels; Wan2.2's residual blocks treat the first frame apart."""
     from diffusers import AutoencoderKLWan
 
     pipeline = tiny_wan()
@@ -70,7 +71,7 @@ def test_a_patched_vae_is_streamed_too(latents) -> None:
         vae = AutoencoderKLWan(
             base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
             temperal_downsample=[False, True, True], patch_size=2, in_channels=12, out_channels=12,
-            scale_factor_spatial=16,
+            scale_factor_spatial=16, is_residual=is_residual,
         )  # fmt: skip
     pipeline.register_modules(vae=vae.eval())
     frames = np.stack(list(decoded_frames(pipeline, latents, nothing)))

@@ -320,6 +320,7 @@ def test_broken_numbers_are_no_black_video(engine, tmp_path, stage) -> None:
         {"prompt": ""},
         {"prompt": " \n"},
         {"prompt": "x" * 5_000},
+        {"prompt": "a\x00cat"},
         {"cache": "fast"},
     ],
     ids=lambda wrong: "-".join(f"{name}={str(value)[:8]!r}" for name, value in wrong.items()),
@@ -330,7 +331,7 @@ def test_what_no_model_can_do_is_refused_at_submit(wrong) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["🔴 红色 圆形 向 左 🎬", "a\x00red\x1bcircle", "x" * 4_000], ids=["emoji", "control", "long"]
+    "prompt", ["🔴 红色 圆形 向 左 🎬", "a\r\nred\tcircle", "x" * 4_000], ids=["emoji", "lines", "long"]
 )
 def test_unusual_prompts_still_give_a_video(engine, tmp_path, prompt) -> None:
     values = run(engine, tmp_path, prompt=prompt, num_inference_steps=1)
