@@ -154,8 +154,8 @@ class Resources:
     """What an engine loads from.
 
     `weights` maps the `path` of each WeightFile and ModelFolder of its spec to the verified local file or
-    folder; `models_dir` is where the operator keeps the weights of full engines; `endpoints` has the one its
-    spec names. `threads` bounds the CPU threads of one attempt.
+    folder; `models_dir` is where the operator keeps the weights of full engines; `endpoints` has those of its
+    spec that are set. `threads` bounds the CPU threads of one attempt.
     """
 
     device: str = "cpu"
@@ -193,7 +193,8 @@ class EngineSpec:
     """One engine of a model: how to make it, and what it needs.
 
     `version` is shown in results beside `name`, so that no embedded engine passes for the full one.
-    `packages` are distributions that the operator installs for it, `endpoint` names the server it asks.
+    `packages` are distributions that the operator installs for it, `endpoint` names the server it asks;
+    `optional_endpoint` one that it asks where it is set, and does without where it is not.
     """
 
     name: str
@@ -204,6 +205,7 @@ class EngineSpec:
     folders: tuple[ModelFolder, ...] = ()
     packages: tuple[str, ...] = ()
     endpoint: str = ""
+    optional_endpoint: str = ""
     needs_gpu: bool = False
     gpu_memory_bytes: int = 0
     licence: str = "Apache-2.0"

@@ -41,7 +41,11 @@ def resources_of(engine: EngineSpec, site: Site, *, device: str, threads: int) -
         threads=threads,
         weights=files | folders,
         models_dir=site.models_dir,
-        endpoints={name: site.endpoints[name] for name in (engine.endpoint,) if name},
+        endpoints={
+            name: site.endpoints[name]
+            for name in (engine.endpoint, engine.optional_endpoint)
+            if name in site.endpoints
+        },
     )
 
 

@@ -15,6 +15,8 @@ from difflib import SequenceMatcher
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.chat_answers import unwrapped
+
 Message = dict[str, str]
 Ask = Callable[[Sequence[Message], int], str]
 """A question and a seed in, the text of the answer out."""
@@ -162,7 +164,7 @@ def moved_texts(texts: Sequence[str], edits: Mapping[int, str]) -> set[int]:
 def read_answer(answer: str, numbers: range) -> dict[int, str]:
     """Texts by cue number; raises BadAnswer for anything but edits of cues in `numbers`, each once."""
     try:
-        edits = _Answer.model_validate_json(_unwrapped(answer)).edits
+        edits = _Answer.model_validate_json(unwrapped(answer)).edits
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         raise BadAnswer(f"it is not JSON of the asked form ({problem['msg'][:100]})") from error
@@ -173,16 +175,6 @@ def read_answer(answer: str, numbers: range) -> dict[int, str]:
     if strange:
         raise BadAnswer(f"it names cues that are not among those to correct: {strange[:5]}")
     return texts
-
-
-def _unwrapped(answer: str) -> str:
-    """An answer without what models put around JSON: thoughts before it, a fence of Markdown."""
-    text = answer.strip()
-    if text.startswith("<think>"):
-        text = text.partition("</think>")[2].lstrip()
-    if text.startswith("```"):
-        text = text.removeprefix("```").removeprefix("json")
-    return text.removesuffix("```")
 
 
 def accepted(old: str, new: str) -> str | None:

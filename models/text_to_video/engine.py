@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,7 @@ from models.text_to_video.presets import (
     scheduler_settings,
 )
 from models.text_to_video.prompt_cache import PromptCache, PromptEncoder
+from models.text_to_video.storyboard import Storyboard, scene_writer, storyboard
 from models.video_streams import even
 
 if TYPE_CHECKING:
@@ -84,6 +87,7 @@ class DiffusersEngine(Engine):
         self._pipeline.encode_prompt = self._encoder
         self._layout = Layout(self._pipeline, self._device)
         self._upscaler = _load_upscaler(resources.weights, self._device)
+        self._chat = scene_writer(resources.endpoints)
         with engine_errors():
             self._warm_up(compile_cache_folder(resources.models_dir))
         self._load_s = time.monotonic() - begin_s
@@ -92,25 +96,40 @@ class DiffusersEngine(Engine):
         begin_s = time.monotonic()
         clip, notes = clip_of(inputs, self._preset, context.task_id)
         cache = self._cache_of(inputs)
+        story = storyboard(clip, self._chat, context)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         plan = self._layout.fit(clip, passes=self._passes(clip))
-        chance, seconds = SecondChance(self._layout), {"load": self._load_s}
-        made = chance.run(lambda: self._denoise(clip, cache, context, seconds))
+        chance = SecondChance(self._layout)
+        seconds = defaultdict[str, float](float, {"load": self._load_s, **story.seconds})
+        context.report(0, len(story.clips), stage="encode", unit="prompts")
+        made = [
+            chance.run(partial(self._denoise, story, number, cache, context, seconds))
+            for number in range(len(story.clips))
+        ]
         film = chance.run(lambda: self._film(made, clip, context, seconds), for_decode=True)
         seconds["total"] = time.monotonic() - begin_s
-        said = [*notes, CACHES[cache].quality, _memory_note(plan.words), *chance.notes]
-        facts = self._facts(clip, film) | {"cache": cache, "notes": [note for note in said if note]}
-        return Result(facts | {"stage_seconds": {name: round(took_s, 4) for name, took_s in seconds.items()}})
+        said = [*notes, *story.notes, CACHES[cache].quality, _memory_note(plan.words), *chance.notes]
+        facts = self._facts(clip, film) | {"scenes": story.scenes, "cache": cache}
+        facts |= {"stage_seconds": {name: round(took_s, 4) for name, took_s in seconds.items()}}
+        return Result(facts | {"notes": [note for note in said if note]})
 
-    def _denoise(self, clip: Clip, cache: str, context: RunContext, seconds: dict[str, float]) -> Tensor:
-        """Latents or pictures; see `denoised`."""
-        context.report(0, 1, stage="encode", unit="prompts")
-        begin_s, before_s = time.monotonic(), self._encoder.seconds
+    def _denoise(
+        self,
+        story: Storyboard,
+        number: int,
+        cache: str,
+        context: RunContext,
+        seconds: defaultdict[str, float],
+    ) -> Tensor:
+        """Latents or pictures of one scene, see `denoised`; in main memory where there are several."""
+        clip = story.clips[number]
+        steps_before, all_steps = number * clip.steps, len(story.clips) * clip.steps
+        begin_s, encoded_s = time.monotonic(), self._encoder.seconds
         watch = StepWatch(
             self._device,
             clip.steps,
-            lambda done: context.report(done, clip.steps, stage="denoise", unit="steps"),
+            lambda done: context.report(steps_before + done, all_steps, stage="denoise", unit="steps"),
             context.check,
         )
         with (
@@ -118,22 +137,28 @@ class DiffusersEngine(Engine):
             step_cache(self._networks, cache, clip.steps, self._settings.mag_ratios),
         ):
             made = denoised(self._pipeline, self._preset, clip, watch)
-        seconds["encode"] = self._encoder.seconds - before_s
-        seconds["denoise"] = watch.ended_s - begin_s - seconds["encode"]
-        seconds["denoise_per_step"] = seconds["denoise"] / clip.steps
-        seconds["decode"] = time.monotonic() - watch.ended_s  # where the pipeline decodes by itself
-        return made
+        encode_s = self._encoder.seconds - encoded_s
+        seconds["encode"] += encode_s
+        seconds["denoise"] += watch.ended_s - begin_s - encode_s
+        seconds["denoise_per_step"] = seconds["denoise"] / (steps_before + clip.steps)
+        seconds["decode"] += time.monotonic() - watch.ended_s  # where the pipeline decodes by itself
+        return made if len(story.clips) == 1 else made.cpu()
 
-    def _film(self, made: Tensor, clip: Clip, context: RunContext, seconds: dict[str, float]) -> Film:
+    def _film(
+        self, made: Sequence[Tensor], clip: Clip, context: RunContext, seconds: defaultdict[str, float]
+    ) -> Film:
+        """What `_denoise` gave, scene after scene, as one video."""
         begin_s = ended_s = time.monotonic()
+        num_frames = len(made) * clip.num_frames
 
         def on_frame(number: int) -> None:
             nonlocal ended_s
             ended_s = time.monotonic()
-            context.report(number, max(number, clip.num_frames), stage="decode", unit="frames")
+            context.report(number, max(number, num_frames), stage="decode", unit="frames")
 
-        context.report(0, clip.num_frames, stage="decode", unit="frames")
-        frames = self._enlarged(self._frames(made, context), clip, context)
+        context.report(0, num_frames, stage="decode", unit="frames")
+        pictures = chain.from_iterable(self._frames(scene, context) for scene in made)
+        frames = self._enlarged(pictures, clip, context)
         path, threads = context.output_dir / "video.mp4", max(1, self._threads // 2)
         film = write_film(frames, path, clip.fps, threads=threads, on_frame=on_frame)
         seconds["decode"] += ended_s - begin_s

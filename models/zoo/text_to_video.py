@@ -5,9 +5,10 @@ A size, length or rate that is not given is the engine's own: each network has o
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.engine import Engine, EngineKind, EngineSpec, ModelSpec
 from models.weights import ModelFolder
@@ -16,6 +17,7 @@ MAX_PROMPT_CHARS = 4_000
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 2_048
 MAX_FRAMES = 1_024
 MAX_SEED = 2**63 - 1
+_SPACES = "\t\n\v\f\r\x85"  # the control characters that are white space
 
 
 class GenerateInputs(BaseModel):
@@ -29,7 +31,12 @@ class GenerateInputs(BaseModel):
     negative_prompt: str | None = Field(
         None, max_length=MAX_PROMPT_CHARS, description="What it must not show."
     )
-    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Length in frames.")
+    num_frames: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_FRAMES,
+        description="Length in frames; of each scene where a long prompt has several.",
+    )
     width: int | None = Field(None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Width in pixels.")
     height: int | None = Field(None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Height in pixels.")
     fps: int | None = Field(None, ge=1, le=60, description="Frames per second.")
@@ -45,6 +52,16 @@ class GenerateInputs(BaseModel):
         description="Whether denoising may reuse what it computed a step before: faster and less exact; the "
         "result says how much. Not given: what the operator set for the model, else exact.",
     )
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _refuse_control_characters(cls, text: str | None) -> str | None:
+        for char in text or "":
+            if unicodedata.category(char) == "Cc" and char not in _SPACES:
+                raise ValueError(
+                    f"U+{ord(char):04X} is a control character: only spaces and line ends may be"
+                )
+        return text
 
 
 def _diffusers_engine() -> Engine:
@@ -65,6 +82,7 @@ MODELS: tuple[ModelSpec, ...] = (
                 make=_diffusers_engine,
                 version="diffusers 0.42.1",
                 folders=(ModelFolder("text_to_video/*", ("model_index.json",)),),
+                optional_endpoint="chat",
                 needs_gpu=True,
                 licence="of the model in the folder",
                 is_commercial_use_allowed=False,

@@ -160,6 +160,17 @@ def test_what_is_there_is_what_an_engine_loads_from(site: Site, tmp_path: Path) 
     assert loading_from(engine(), site).endpoints == {}
 
 
+def test_a_server_that_an_engine_can_do_without_is_there_where_it_is_set(site: Site) -> None:
+    able = engine(optional_endpoint="chat")
+    assert missing(able, Site()) == []
+    assert ready_engine(model(able), Site()) is able
+    assert loading_from(able, Site()).endpoints == {}
+    assert loading_from(able, site).endpoints == {"chat": CHAT}
+    assert loading_from(engine(endpoint="chat", optional_endpoint="indextts"), site).endpoints == {
+        "chat": CHAT
+    }
+
+
 def test_weights_that_may_not_be_read_are_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a server that runs as another user; the folder's own path is not for callers."""
 
