@@ -14,6 +14,7 @@ from benchmarks.sections.http_load import measure_http
 from benchmarks.sections.live import measure_live
 from benchmarks.sections.memory import measure_memory
 from benchmarks.sections.speech import measure_speech
+from benchmarks.sections.text_to_video import measure_text_to_video
 from benchmarks.sections.upload import measure_upload
 from benchmarks.sections.upscale import measure_upscale
 from benchmarks.systems import ROOT, SYSTEMS, Place, System
@@ -27,6 +28,7 @@ SECTIONS: dict[str, Section] = {
     "upload": measure_upload,
     "live": measure_live,
     "speech": measure_speech,
+    "text_to_video": measure_text_to_video,
 }
 
 

@@ -93,7 +93,10 @@ class Settings(BaseSettings):
     input_url_timeout_s: float = Field(600.0, gt=0)
     """How long the download of one input URL may take, in seconds."""
     chat_url: str = ""
-    """Base URL of an OpenAI-compatible chat API for subtitles (http://127.0.0.1:11434/v1); empty: none."""
+    """Base URL of an OpenAI-compatible chat API (http://127.0.0.1:11434/v1); empty: none.
+
+    It corrects subtitles, and splits long prompts of videos into scenes.
+    """
     chat_model: str = ""
     """Model to name at `chat_url`; has no default, as each server knows others."""
     chat_api_key: SecretStr = SecretStr("")

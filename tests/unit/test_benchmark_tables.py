@@ -6,7 +6,9 @@ import pytest
 
 from benchmarks.load import Sample
 from benchmarks.report import Report, markdown
+from benchmarks.sections.text_to_video import Pair
 from benchmarks.statistics import Figures, figures, middle, percentile, ratio
+from benchmarks.text_to_video_clips import Job
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,14 @@ def test_each_figure_has_its_own_median():
 def test_ratios():
     assert ratio(3.0, 2.0) == "1.50×"
     assert ratio(3.0, 0.0) == "–"
+
+
+def test_two_engines_are_compared_by_their_medians():
+    stages = dict.fromkeys(("encode", "denoise", "denoise_per_step", "decode", "mux"), 1.0)
+    ours = [{"seconds": seconds, "stage_seconds": stages} for seconds in (4.0, 100.0, 2.0)]
+    pair = Pair("CPU", Job(), ours, [{"seconds": seconds} for seconds in (6.0, 3.0, 5.0)])
+    assert pair.ratio == 1.25
+    assert pair.rows[0] == ("CPU, 192x192x17, 6 steps: seconds a clip", "4.00", "5.00", "1.250")
 
 
 def test_markdown_names_the_machine_and_every_missed_claim():
