@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from models.networks.upscaler import Upscaler
+from models.span_weights import SPAN_WEIGHTS
 from models.weights import locate
-from models.zoo.flashvsr import SPAN_WEIGHTS
 
 FACTOR = 2
 

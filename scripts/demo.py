@@ -57,6 +57,7 @@ UPSCALE = "flashvsr.upscale_video"
 TRANSCRIBE, DIARISE = "faster_whisper.transcribe_audio", "pyannote_audio.diarize_speakers"
 SUBTITLES = "wservice.generate_subtitle_files"
 SENTENCE = "Every task that this server accepts is on disk before you hear of it."
+PROMPT = "A yellow star moves in a circle on a navy blue background."
 JOBS = (
     Job(UPSCALE, {"video_path": CLIP, "scale": 4.0}),
     Job("ffmpeg.extract_audio", {"video_path": SAMPLES / "bigbuckbunny.mp4", "audio_format": "wav"}),
@@ -71,6 +72,7 @@ JOBS = (
         },
     ),
     Job("indextts.generate_speech", {"text": SENTENCE, "language": "en"}),
+    Job("text_to_video.generate_video", {"prompt": PROMPT, "seed": 1}),
 )
 
 

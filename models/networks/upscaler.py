@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from models.engine import OutOfMemory
 from models.networks.span import RECEPTIVE_RADIUS_PX, Span, load_span
 
-FACTORS = (2, 4)
 # Pixels of one network call: what keeps a call below half a second on two cores, or 2 GiB on a GPU.
 _CALL_PX = {
     ("cpu", torch.float32): 1 << 16,

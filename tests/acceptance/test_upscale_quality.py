@@ -15,9 +15,10 @@ import pytest
 
 from models.engine import Cancelled, InvalidInput, Resources, TimedOut
 from models.media import Color, count_frames, ffmpeg_path, probe
+from models.span_weights import SPAN_WEIGHTS
 from models.video_streams import VideoForm, VideoWriter, decode_video, tick_of
 from models.weights import locate
-from models.zoo.flashvsr import SPAN_WEIGHTS, SpanEngine, UpscaleInputs
+from models.zoo.flashvsr import SpanEngine, UpscaleInputs
 from tests.run_context import LocalRunContext
 
 SAMPLES = Path(__file__).parents[2] / "samples"

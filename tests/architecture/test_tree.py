@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("api", "cluster", "models", "deployments", "mediaray", "emo_hallo")
+FOLDERS = ("api", "cluster", "models", "deployments", "mediaray", "emo_hallo", "training")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 BANNED = {"utils", "helpers", "common", "misc", "base", "manager", "handler", "service"}
 
@@ -52,7 +52,9 @@ def test_cold_imports_bring_no_torch_and_no_ray(module: str) -> None:
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_prose_points_at_files_that_exist(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    named = re.findall(r"`((?:api|cluster|models|deployments|mediaray|tests|docs|scripts)/[\w./]*)", text)
+    named = re.findall(
+        r"`((?:api|cluster|models|deployments|mediaray|tests|docs|scripts|training)/[\w./-]*)", text
+    )
     assert named
     assert not [name for name in named if not (ROOT / name.removesuffix(":")).exists() and "NAME" not in name]
 

@@ -24,8 +24,10 @@ from models.engine import (
 )
 from models.media import probe
 from models.site import Site
+from models.span_weights import SPAN_WEIGHTS
+from models.text_to_video.shapes_weights import SHAPES_WEIGHTS
 from models.weights import locate
-from models.zoo.flashvsr import MODELS, SPAN_WEIGHTS, UpscaleInputs
+from models.zoo.flashvsr import MODELS, UpscaleInputs
 from tests.ffmpeg_jobs import make_video
 from tests.run_context import LocalRunContext
 
@@ -82,6 +84,13 @@ def models_dir_only(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
     return models_dir
+
+
+def test_shipped_weights_are_found_beside_the_code_and_missed_by_name() -> None:
+    shipped = SHAPES_WEIGHTS[0]
+    assert locate(shipped).read_bytes().startswith(b"{")
+    with pytest.raises(ModelNotReady, match=r"gone\.json; it comes with mediaray: install"):
+        locate(replace(shipped, path="text_to_video/shapes/gone.json"))
 
 
 def test_weights_of_the_models_directory_are_enough(models_dir_only: Path, tmp_path: Path) -> None:

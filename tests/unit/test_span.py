@@ -18,10 +18,11 @@ from models.frame_pipeline import RunAhead, RunBehind
 from models.media import MediaInfo, VideoFacts
 from models.networks.ncnn import NcnnFormatError, read_ncnn
 from models.networks.span import Span, load_span
-from models.networks.upscaler import FACTORS, Upscaler, network_factor, resized, tiles_of
+from models.networks.upscaler import Upscaler, network_factor, resized, tiles_of
+from models.span_weights import FACTORS, SPAN_WEIGHTS
 from models.video_streams import decode_video
 from models.weights import WeightFile, locate
-from models.zoo.flashvsr import SPAN_WEIGHTS, UpscaleInputs, check, predicted_size
+from models.zoo.flashvsr import UpscaleInputs, check, predicted_size
 
 BUNNY = Path(__file__).parents[2] / "samples" / "bigbuckbunny.mp4"
 FILES = {

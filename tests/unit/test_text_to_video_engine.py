@@ -26,13 +26,13 @@ from models.engine import (  # noqa: E402 - torch first
 )
 from models.media import probe  # noqa: E402
 from models.site import Site, resources_of  # noqa: E402
+from models.span_weights import SPAN_WEIGHTS  # noqa: E402
 from models.text_to_video.denoising import StepWatch  # noqa: E402
 from models.text_to_video.engine import DiffusersEngine  # noqa: E402
 from models.text_to_video.presets import SHAPES  # noqa: E402
 from models.text_to_video.prompt_cache import PromptCache  # noqa: E402
 from models.video_streams import decode_video  # noqa: E402
 from models.weights import locate  # noqa: E402
-from models.zoo.flashvsr import SPAN_WEIGHTS  # noqa: E402
 from models.zoo.text_to_video import MODELS, GenerateInputs  # noqa: E402
 from tests.run_context import LocalRunContext  # noqa: E402
 from tests.tiny_pipelines import MAX_TOKENS, NUM_FRAMES, SIDE_PX, save, save_tiny_wan, tiny_ltx  # noqa: E402

@@ -54,7 +54,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 def optimizers(module: nn.Module, *, muon_rate: float, adam_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for what has two dimensions or more, AdamW for gains, biases and what is looked up."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         is_matrix = parameter.dim() >= 2 and min(parameter.flatten(1).shape) > 1 and "scale_shift" not in name
         (matrices if is_matrix else rest).append(parameter)

@@ -34,7 +34,7 @@ BACKGROUNDS = {
     "brown": (110, 72, 42),
     "navy": (16, 24, 72),
 }
-RADIUS_PX = {"small": (7.0, 8.0), "medium": (9.5, 11.0), "large": (13.0, 15.0)}
+RADIUS_PX = {"small": (8.0, 9.0), "medium": (10.5, 12.0), "large": (13.5, 15.0)}
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 TURNABLE = ("square", "triangle", "star", "heart", "cross")
 DIRECTIONS = {

@@ -1,6 +1,6 @@
 """Trains the embedded text-to-video model from nothing, stage by stage.
 
-    python -m training.shapes.train RUN_FOLDER [wording|autoencoder|latents|transformer|assemble ...]
+    python -m training.shapes.train RUN_FOLDER [STAGE ...]
 
 Each stage leaves its files in RUN_FOLDER and is skipped when they are there; named stages run alone.
 docs/shapes-model.md tells machine, times, losses and scores of the weights that ship.
@@ -29,8 +29,12 @@ SEED = 20261122
 NUM_WORKERS = 2
 TEXT_STEPS, TEXT_BATCH = 1_500, 64
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1_000, 8  # a worker
-NUM_CLIPS = 12_000
-TRANSFORMER_STEPS, TRANSFORMER_BATCH = 2_000, 64  # a worker
+SHARPEN_STEPS, SHARPEN_BATCH = 600, 32
+POLISH_STEPS, POLISH_BATCH = 300, 32
+NUM_CLIPS = 10_000
+TRANSFORMER_BATCH = 64  # a worker
+FIRST = transformers.Phase("transformer", None, steps=600, decay_share=1e-3)
+LAST = transformers.Phase("annealed", "transformer", steps=450, decay_share=1.0)
 
 
 def train_wording(folder: Path) -> None:
@@ -48,8 +52,13 @@ def train_autoencoder(folder: Path) -> None:
     spawn(autoencoders.train, NUM_WORKERS, AUTOENCODER_STEPS, AUTOENCODER_BATCH, SEED, folder, "autoencoder")
 
 
+def sharpen_autoencoder(folder: Path) -> None:
+    start, product = folder / "autoencoder", folder / "sharpened"
+    spawn(autoencoders.sharpen, NUM_WORKERS, SHARPEN_STEPS, SHARPEN_BATCH, SEED + 1, start, product)
+
+
 def encode_clips(folder: Path) -> None:
-    autoencoder = AutoencoderKLWan.from_pretrained(folder / "autoencoder")
+    autoencoder = AutoencoderKLWan.from_pretrained(folder / "sharpened")
     spawn(autoencoders.encode, NUM_WORKERS, NUM_CLIPS // NUM_WORKERS, SEED, folder)
     parts = [torch.load(folder / f"latents-{rank}.pt") for rank in range(NUM_WORKERS)]
     latents = torch.cat(parts)
@@ -61,7 +70,16 @@ def encode_clips(folder: Path) -> None:
 
 
 def train_transformer(folder: Path) -> None:
-    spawn(transformers.train, NUM_WORKERS, TRANSFORMER_STEPS, TRANSFORMER_BATCH, SEED, folder, "transformer")
+    spawn(transformers.train, NUM_WORKERS, FIRST, TRANSFORMER_BATCH, SEED, folder)
+
+
+def anneal_transformer(folder: Path) -> None:
+    spawn(transformers.train, NUM_WORKERS, LAST, TRANSFORMER_BATCH, SEED + 100, folder)
+
+
+def polish_decoder(folder: Path) -> None:
+    start, product = folder / "vae", folder / "polished"
+    spawn(autoencoders.polish, NUM_WORKERS, POLISH_STEPS, POLISH_BATCH, SEED + 2, start, product)
 
 
 def assemble(folder: Path) -> None:
@@ -69,8 +87,8 @@ def assemble(folder: Path) -> None:
     pipeline = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
-        vae=AutoencoderKLWan.from_pretrained(folder / "vae"),
-        transformer=WanTransformer3DModel.from_pretrained(folder / "transformer"),
+        vae=AutoencoderKLWan.from_pretrained(folder / "polished"),
+        transformer=WanTransformer3DModel.from_pretrained(folder / "annealed"),
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
@@ -85,8 +103,11 @@ def assemble(folder: Path) -> None:
 STAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "wording": ("wording.json", train_wording),
     "autoencoder": ("autoencoder.json", train_autoencoder),
+    "sharpen": ("sharpened.json", sharpen_autoencoder),
     "latents": ("scenes.json", encode_clips),
-    "transformer": ("transformer/config.json", train_transformer),
+    "transformer": ("transformer.json", train_transformer),
+    "anneal": ("annealed.json", anneal_transformer),
+    "polish": ("polished.json", polish_decoder),
     "assemble": ("pipeline/model_index.json", assemble),
 }
 

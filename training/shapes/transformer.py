@@ -1,31 +1,35 @@
-"""Stage 3: the diffusion transformer, trained by flow matching on latents and captions made on the spot."""
+"""The last stage: the diffusion transformer, by flow matching on latents and captions made on the spot."""
 
 from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from training.shapes.autoencoder import LATENT_CHANNELS
 from training.shapes.captions import caption
+from training.shapes.diary import Diary
 from training.shapes.optimizer import optimizers, rate_share, set_rates
 from training.shapes.parallel import average_gradients
 from training.shapes.scenes import Scene, scene_of
-from training.shapes.wording import TEXT_DIM, embedded
+from training.shapes.wording import MAX_TOKENS, TEXT_DIM, embedded
 from training.shapes.words import LANGUAGES
 
 FLOW_SHIFT = 3.0
 _MUON_RATE, _ADAM_RATE = 0.02, 2e-3
 _UNCONDITIONAL_SHARE = 0.1
-_EMA_DECAY = 0.995
-_LOG_STEPS, _SAVE_STEPS = 20, 200
+_EMA_DECAY = 0.99
+_SAVE_STEPS = 150
 
 
 def new_transformer() -> WanTransformer3DModel:
@@ -88,7 +92,10 @@ class CaptionedLatents:
         """Normalised latents (B, 48, 5, 4, 4) and text embeddings (B, 48, 128)."""
         chosen = self._rng.integers(len(self._scenes), size=batch)
         latents = (self._latents[torch.from_numpy(chosen)].float() - self._mean) / self._std
-        return latents, embedded(self._encoder, self._tokenizer, [self._caption(index) for index in chosen])
+        texts = [self._caption(index) for index in chosen]
+        with torch.autocast("cpu", torch.bfloat16):
+            states = embedded(self._encoder, self._tokenizer, texts, is_padded_to_longest=True)
+        return latents, F.pad(states.float(), (0, 0, 0, MAX_TOKENS - states.shape[1]))
 
     def _caption(self, index: int) -> str:
         if self._rng.random() < _UNCONDITIONAL_SHARE:
@@ -96,10 +103,25 @@ class CaptionedLatents:
         return caption(self._scenes[index], str(self._rng.choice(list(LANGUAGES))), self._rng).text
 
 
-def train(rank: int, steps: int, batch: int, seed: int, folder: Path, product: str) -> None:
-    """One worker's part of the training; the first worker saves the averaged weights as they come."""
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training: from the weights of `start` (None: from nothing) to those of `product`.
+
+    The learning rate falls to nothing over the last `decay_share` of the steps.
+    """
+
+    product: str
+    start: str | None
+    steps: int
+    decay_share: float
+
+
+def train(rank: int, phase: Phase, batch: int, seed: int, folder: Path) -> None:
+    """One worker's part of a phase; the first worker saves the averaged weights as they come."""
     torch.manual_seed(seed)
-    transformer = new_transformer()
+    transformer: Any = new_transformer()
+    if phase.start is not None:
+        transformer = WanTransformer3DModel.from_pretrained(folder / phase.start).train()
     average = copy.deepcopy(transformer)
     torch.manual_seed(seed + 1 + rank)
     data = CaptionedLatents(folder, np.random.default_rng(seed + 1 + rank))
@@ -107,28 +129,21 @@ def train(rank: int, steps: int, batch: int, seed: int, folder: Path, product: s
     parameters = list(transformer.parameters())
     for block in transformer.blocks:
         block.compile(dynamic=False)
-    losses: list[tuple[int, float]] = []
-    recent: list[float] = []
-    for step in range(steps):
+    diary = Diary(folder / phase.product) if rank == 0 else None
+    for step in range(phase.steps):
         loss = flow_loss(transformer, *data.draw(batch))
         transformer.zero_grad()
         loss.backward()
         average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        set_rates(steppers, rate_share(step, steps, warm_up=100))
+        set_rates(steppers, rate_share(step, phase.steps, decay_share=phase.decay_share))
         for stepper in steppers:
             stepper.step()
-        recent.append(loss.item())
-        if rank:
-            continue
-        _follow(average, transformer, min(_EMA_DECAY, (step + 1) / (step + 10)))
-        if len(recent) == _LOG_STEPS:
-            losses.append((step + 1, sum(recent) / _LOG_STEPS))
-            recent.clear()
-            print(f"transformer: step {step + 1}, loss {losses[-1][1]:.4f}", flush=True)
-        if (step + 1) % _SAVE_STEPS == 0 or step + 1 == steps:
-            average.save_pretrained(folder / product)
-            (folder / f"{product}-losses.json").write_text(json.dumps(losses))
+        if diary is not None:
+            _follow(average, transformer, min(_EMA_DECAY, (step + 1) / (step + 10)))
+            diary.note(step + 1, loss.item())
+            if (step + 1) % _SAVE_STEPS == 0 or step + 1 == phase.steps:
+                diary.save(average)
 
 
 @torch.no_grad()
