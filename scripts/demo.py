@@ -57,7 +57,7 @@ UPSCALE = "flashvsr.upscale_video"
 TRANSCRIBE, DIARISE = "faster_whisper.transcribe_audio", "pyannote_audio.diarize_speakers"
 SUBTITLES = "wservice.generate_subtitle_files"
 SENTENCE = "Every task that this server accepts is on disk before you hear of it."
-PROMPT = "A yellow star moves in a circle on a navy blue background."
+PROMPT = "A blue heart moves down on a gray background."
 JOBS = (
     Job(UPSCALE, {"video_path": CLIP, "scale": 4.0}),
     Job("ffmpeg.extract_audio", {"video_path": SAMPLES / "bigbuckbunny.mp4", "audio_format": "wav"}),

@@ -82,7 +82,7 @@ def unhealthy(scene: Scene) -> httpx.Response:
         return answer if answer.status_code != 200 else None
 
     with scene.broken_store():
-        return eventually(failing, within_s=30)
+        return eventually(failing)
 
 
 def callback_body(scene: Scene) -> httpx.Response:

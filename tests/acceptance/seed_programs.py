@@ -14,7 +14,7 @@ import av
 import httpx
 
 from tests.acceptance.seed_documents import Block
-from tests.acceptance.seed_scene import PATIENCE_S, Delivered, Ran, Refusal, Scene
+from tests.acceptance.seed_scene import Delivered, Ran, Refusal, Scene
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -131,7 +131,7 @@ def sound_is_there(scene: Scene, task_id: str) -> None:
 
 def speech_was_heard(scene: Scene, ran: Ran) -> None:
     assert (ran.code, ran.statuses, ran.json["task_id"]) == (0, [200], "asr-001"), ran
-    record = scene.server.wait("asr-001", within_s=PATIENCE_S)
+    record = scene.server.wait("asr-001")
     assert record["status"] == "completed", record
     transcript_is_there(scene, record["result"])
 

@@ -23,14 +23,13 @@ from PIL import Image
 
 from models.media import ffmpeg_path
 from tests.acceptance.seed_documents import Block
-from tests.server import ServerProcess, eventually
+from tests.server import PATIENCE_S, ServerProcess, eventually
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
 PREFIXES = ("/indexed", "/flashvsr", "/hallo2", "/creation", "/tasks")
 """Where each document's API is served alone, by the document's number."""
 
-PATIENCE_S = 300.0
 """An example that polls would poll for ever if the server were wrong."""
 
 NEVER_ENDS, FILM = 901, 902
@@ -175,11 +174,11 @@ class Scene:
         def arrived() -> list[Delivered]:
             return [one for one in self.delivered if one.json["task_id"] == task_id]
 
-        return eventually(arrived, within_s=PATIENCE_S)[0]
+        return eventually(arrived)[0]
 
     def callback_sent(self, task_id: str) -> None:
         path = f"/v1/tasks/{task_id}/status"
-        eventually(lambda: self.get(path).json()["callback_status"] == "sent", within_s=PATIENCE_S)
+        eventually(lambda: self.get(path).json()["callback_status"] == "sent")
 
     def indexed(self, index: int = 1) -> str:
         """A job of the catalogue that has ended; NEVER_ENDS runs."""
@@ -234,7 +233,7 @@ class Scene:
             body: dict[str, Any] = self.get(path).json()
             return body if body["status"] in (*words, *final) else {}
 
-        body = eventually(there, within_s=PATIENCE_S)
+        body = eventually(there)
         assert body["status"] in words, body
         return body
 
@@ -275,7 +274,7 @@ class Scene:
         return Ran(done.stdout, done.stderr, done.returncode, folder)
 
     def _ended(self, task_id: str, word: str) -> str:
-        record = self.server.wait(task_id, within_s=PATIENCE_S)
+        record = self.server.wait(task_id)
         assert record["status"] == word, record
         return task_id
 
@@ -354,7 +353,7 @@ def listening(command: list[str], script: Path, port: int) -> Iterator[Path]:
     with printed.open("wb") as out:
         process = subprocess.Popen([*command, str(script)], stdout=out, stderr=subprocess.STDOUT)
     try:
-        eventually(lambda: _answers(process, port), within_s=PATIENCE_S)
+        eventually(lambda: _answers(process, port))
         yield printed
     finally:
         process.terminate()

@@ -20,7 +20,7 @@ from tests.acceptance.seed_answers import ANSWERS, BODIES, FREE_TEXT, REQUESTS
 from tests.acceptance.seed_browser import IMAGE_LOADS, VIDEO_PLAYS, page_in
 from tests.acceptance.seed_documents import FOLDER, Block, blocks, count_of_fences, fields_of_seed_1
 from tests.acceptance.seed_programs import PARTS, PROGRAMS, runnable
-from tests.acceptance.seed_scene import FILM, PATIENCE_S, PREFIXES, Ran, Scene, listening, program, scene_in
+from tests.acceptance.seed_scene import FILM, PREFIXES, Ran, Scene, listening, program, scene_in
 from tests.acceptance.seed_shapes import differences, documented
 from tests.server import free_port
 
@@ -213,9 +213,9 @@ def test_the_frames_of_one_task_are_the_input_of_the_next(scene: Scene, name: st
     """Document 4 shows results with a folder's key and its URL: both name the folder."""
     inputs = {"video_path": "videos/input.mp4", "keyframe_sample_count": 3}
     task_id = scene.once("frames", lambda: scene.server.submit("ffmpeg.extract_keyframes", inputs))
-    frames = scene.server.wait(task_id, within_s=PATIENCE_S)["result"]
+    frames = scene.server.wait(task_id)["result"]
     reader = scene.server.submit("paddleocr.perform_ocr", {"keyframe_dir": frames[name]})
-    record = scene.server.wait(reader, within_s=PATIENCE_S)
+    record = scene.server.wait(reader)
     assert record["status"] == "completed", record
     path = f"/v1/files/download/{record['result']['ocr_results_path']}"
     text = scene.get(path).raise_for_status().text

@@ -22,7 +22,6 @@ from tests.server import ServerProcess, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-START_S = 180.0
 
 
 class LocalCluster:
@@ -64,7 +63,7 @@ class LocalCluster:
         gcs_port = self.gcs.rpartition(":")[2]
         ports = ["--ray-client-server-port", str(free_port()), "--dashboard-port", str(self.dashboard_port)]
         self._node("--head", "--port", gcs_port, "--node-ip-address", "127.0.0.1", *ports)
-        eventually(self._has_dashboard, within_s=START_S)
+        eventually(self._has_dashboard)
         self._node("--address", self.gcs)
 
     def stop(self) -> None:
@@ -86,7 +85,7 @@ class LocalCluster:
         config["applications"][0]["args"]["services"]["diagnostics"] |= diagnostics
         self.config_path.write_text(yaml.safe_dump(config))
         self.run("serve", "deploy", str(self.config_path))
-        eventually(lambda: self.application()["status"] == "RUNNING", within_s=START_S)
+        eventually(lambda: self.application()["status"] == "RUNNING")
 
     def application(self) -> dict[str, Any]:
         """What the dashboard shows of our application; {"status": …} alone when it is not there."""
@@ -147,7 +146,7 @@ def server(cluster: LocalCluster) -> ServerProcess:
     """The caller's side of a server that this process did not start."""
     server = ServerProcess(cluster.data_dir)
     server.url = f"http://127.0.0.1:{cluster.port}"
-    eventually(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 200, within_s=60)
+    eventually(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 200)
     return server
 
 
@@ -155,7 +154,7 @@ def test_two_nodes_and_every_deployment_in_the_dashboard(
     cluster: LocalCluster, server: ServerProcess
 ) -> None:
     nodes = "print(json.dumps(sum(node['Alive'] for node in ray.nodes())))"
-    eventually(lambda: cluster.python(nodes) == 2, within_s=60)
+    eventually(lambda: cluster.python(nodes) == 2)
     deployments = cluster.application()["deployments"]
     assert {name: len(deployment["replicas"]) for name, deployment in deployments.items()} == {
         **dict.fromkeys(SERVICES_WITH_ENGINES, 0),
@@ -188,7 +187,7 @@ def test_our_metrics_are_in_rays_prometheus_endpoint(cluster: LocalCluster, serv
         texts = "".join(httpx.get(f"http://{endpoint}/metrics", timeout=30).text for endpoint in endpoints)
         return all(f"ray_mediaray_{name}" in texts for name in names)
 
-    eventually(exported, within_s=60)
+    eventually(exported)
 
 
 def test_python_handles_submit_and_call(cluster: LocalCluster) -> None:
