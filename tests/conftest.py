@@ -1,7 +1,7 @@
 """How the suite is shared between two workers (pytest-xdist): whole modules, the long ones first.
 
-xdist's own `loadgroup` writes groups into node ids, which pytest 9.2 no longer lets it do: every test then goes
-to any worker, and each starts every server.
+xdist's own `loadgroup` writes groups into node ids, which pytest 9.2 no longer lets it do: every test then
+goes to any worker, and each worker starts every server.
 """
 
 from __future__ import annotations
