@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.catalog import CATALOG
 from models.engine import Engine, RunContext
 from models.site import Site, ready_engine, resources_of
@@ -79,19 +81,30 @@ def transcribe(sound: Path) -> Callable[[], Any]:
 
 
 def separate(sound: Path) -> Callable[[], Any]:
-    """The network alone, window after window without overlap, on sound that is in memory."""
+    """The network window after window, on the whole sound in memory; both stems written as 16-bit WAV."""
     import torch
 
-    from models.audio_streams import read_audio
+    from models.audio_formats import AudioFormat
+    from models.audio_streams import AudioWriter, read_audio
     from models.networks.spleeter import BLOCK_SAMPLES, Spleeter
     from models.weights import locate
     from models.zoo.audio_separator import SPLEETER_WEIGHTS
 
     torch.set_num_threads(1)
     network = Spleeter.load(*(locate(weight) for weight in SPLEETER_WEIGHTS), torch.device("cpu"))
-    samples = read_audio(sound, rate_hz=44100, channels=2)
-    windows = [samples[:, at : at + BLOCK_SAMPLES] for at in range(0, samples.shape[1], BLOCK_SAMPLES)]
-    return lambda: [network.vocals(window, lambda: None) for window in windows]
+
+    def run() -> None:
+        samples = read_audio(sound, rate_hz=44100, channels=2)  # (2, L)
+        starts = range(0, samples.shape[1], BLOCK_SAMPLES)
+        windows = [network.vocals(samples[:, at : at + BLOCK_SAMPLES], lambda: None) for at in starts]
+        vocals = np.concatenate(windows, axis=1)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, stem in (("vocals", vocals), ("rest", samples - vocals)):
+                path = Path(folder) / f"{name}.wav"
+                with AudioWriter(path, AudioFormat.WAV, rate_hz=44100, channels=2) as writer:
+                    writer.write(stem)
+
+    return run
 
 
 def diarize(sound: Path) -> Callable[[], Any]:

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _SAYS_MEDIUM = 0.2
 _SAYS_SIZE = 0.85
 _SAYS_BACKGROUND = 0.75
-_HAS_FILLER = 0.25
+_FILLER_CHANCES = (0.5, 0.25, 0.15, 0.1)  # of none, one, two, three
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def caption(scene: Scene, language: str, rng: Rng) -> Caption:
         text = _sentence(scene.things[0], words, behind if says_background else None, rng)
     else:
         text = _pair(scene.things, words, behind if says_background else None, rng)
-    if rng.random() < _HAS_FILLER:
+    for _ in range(int(rng.choice(len(_FILLER_CHANCES), p=_FILLER_CHANCES))):
         text = _with_filler(text, words, rng)
     if words is ENGLISH and rng.random() < 0.5:
         text = text[0].upper() + text[1:]
@@ -88,7 +88,8 @@ def _with_filler(text: str, words: Words, rng: Rng) -> str:
         parts = text.split(" ")
         parts.insert(int(rng.integers(len(parts) + 1)), filler)
         return " ".join(parts)
-    return filler + text if rng.random() < 0.5 else text.replace("在", "在" + filler, 1)
+    place = int(rng.integers(len(text) + 1)) if rng.random() < 0.3 else 0
+    return text[:place] + filler + text[place:]
 
 
 def _pick(options: Sequence[_T], rng: Rng) -> _T:

@@ -30,11 +30,12 @@ NUM_WORKERS = 2
 TEXT_STEPS, TEXT_BATCH = 1_500, 64
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1_000, 8  # a worker
 SHARPEN_STEPS, SHARPEN_BATCH = 600, 32
-POLISH_STEPS, POLISH_BATCH = 300, 32
-NUM_CLIPS = 10_000
+POLISH_STEPS, POLISH_BATCH = 600, 32
+NUM_CLIPS = 30_000
 TRANSFORMER_BATCH = 64  # a worker
 FIRST = transformers.Phase("transformer", None, steps=600, decay_share=1e-3)
-LAST = transformers.Phase("annealed", "transformer", steps=450, decay_share=1.0)
+SECOND = transformers.Phase("annealed", "transformer", steps=450, decay_share=1.0)
+LAST = transformers.Phase("settled", "annealed", steps=1_100, decay_share=0.6)
 
 
 def train_wording(folder: Path) -> None:
@@ -74,7 +75,11 @@ def train_transformer(folder: Path) -> None:
 
 
 def anneal_transformer(folder: Path) -> None:
-    spawn(transformers.train, NUM_WORKERS, LAST, TRANSFORMER_BATCH, SEED + 100, folder)
+    spawn(transformers.train, NUM_WORKERS, SECOND, TRANSFORMER_BATCH, SEED + 100, folder)
+
+
+def settle_transformer(folder: Path) -> None:
+    spawn(transformers.train, NUM_WORKERS, LAST, TRANSFORMER_BATCH, SEED + 200, folder)
 
 
 def polish_decoder(folder: Path) -> None:
@@ -88,7 +93,7 @@ def assemble(folder: Path) -> None:
         tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
         vae=AutoencoderKLWan.from_pretrained(folder / "polished"),
-        transformer=WanTransformer3DModel.from_pretrained(folder / "annealed"),
+        transformer=WanTransformer3DModel.from_pretrained(folder / LAST.product),
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
@@ -107,6 +112,7 @@ STAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "latents": ("scenes.json", encode_clips),
     "transformer": ("transformer.json", train_transformer),
     "anneal": ("annealed.json", anneal_transformer),
+    "settle": ("settled.json", settle_transformer),
     "polish": ("polished.json", polish_decoder),
     "assemble": ("pipeline/model_index.json", assemble),
 }

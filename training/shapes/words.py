@@ -27,6 +27,14 @@ class Words:
     gap: str
 
 
+# What a sentence may have that says nothing of the scene: the commonest words of the language.
+_COMMON_ENGLISH = """
+the of to and in it that was for as with his they be at this from have by what some we can other were all your
+when use word how said an each she which do their time if will way about many then them would write like so
+these her make thing look has could come did my sound no most know than call people may side been who keep let
+"""
+_COMMON_CHINESE = "的 了 是 我 这 那 有 们 你 来 要 把 让 会 能 着 也 都 看 去 吧 还 再 又 很 这样 可以"
+
 ENGLISH = Words(
     colors={name: (name,) for name in ("red", "orange", "yellow", "green", "blue", "pink")}
     | {"cyan": ("cyan", "cyan", "turquoise"), "purple": ("purple", "purple", "violet")},
@@ -172,6 +180,12 @@ ENGLISH = Words(
         "over a {background} backdrop",
         "on {background}",
         "with a {background} background",
+        "the background is {background}",
+        "{background} scene",
+        "on a {background} canvas",
+        "{background} wall in the back",
+        "surrounded by {background}",
+        "{background} all over",
     ),
     sentences=(
         "{thing} {moves}",
@@ -193,6 +207,16 @@ ENGLISH = Words(
         "{thing} is {moving}, {behind}",
         "please draw {thing} {moving} {behind}",
         "generate a short clip: {thing}, {moving}, {behind}",
+        "{moving}: {thing}",
+        "{thing}: {moving}",
+        "{moving} is {thing}",
+        "let there be {thing}, {moving}",
+        "{behind}: {thing} {moves}",
+        "{thing}; {moving}; {behind}",
+        "{thing}. It is {moving}. {behind}.",
+        "{behind}; {thing}, which {moves}",
+        "{moving}: {thing}, {behind}",
+        "{thing}, {behind}, {moving}",
     ),
     pairs=(
         "{first} and {second}",
@@ -203,8 +227,16 @@ ENGLISH = Words(
         "on the left {first} and on the right {second}",
         "two shapes: {first} and {second}",
         "{first} next to it {second}",
+        "first: {first}; second: {second}",
+        "one thing: {first}. Another: {second}",
+        "{first}. {second}",
+        "{first}; {second}",
+        "both at once: {first}, {second}",
+        "{first} with {second}",
+        "{first} as well as {second}",
     ),
     fillers=(
+        *_COMMON_ENGLISH.split(),
         "slowly",
         "smoothly",
         "gently",
@@ -335,6 +367,11 @@ CHINESE = Words(
         "{background}的背景",
         "背景为{background}",
         "以{background}为背景",
+        "{background}的场景",
+        "在{background}画布上",
+        "背后是{background}",
+        "{background}幕布",
+        "到处是{background}",
     ),
     sentences=(
         "{thing}{moves}",
@@ -353,6 +390,10 @@ CHINESE = Words(
         "动画:{thing}{moves},{behind}",
         "{behind}。{thing}{moves}。",
         "一段{thing}{moving}的短片,{behind}",
+        "{moving}的{thing}",
+        "{moving}的{thing},{behind}",
+        "{thing}:{moving},{behind}",
+        "{behind}:{thing}{moves}",
     ),
     pairs=(
         "{first}和{second}",
@@ -361,8 +402,14 @@ CHINESE = Words(
         "{first},同时{second}",
         "左边是{first},右边是{second}",
         "两个图形:{first},{second}",
+        "{first}。{second}",
+        "一边{first},一边{second}",
+        "{first},旁边{second}",
     ),
-    fillers=("慢慢", "轻轻", "缓缓", "平稳地", "卡通", "简单的", "请", "正", "就"),
+    fillers=(
+        *("慢慢", "轻轻", "缓缓", "平稳地", "卡通", "简单的", "请", "正", "就"),
+        *_COMMON_CHINESE.split(),
+    ),
     gap="",
 )
 
