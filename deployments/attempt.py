@@ -127,6 +127,16 @@ class RunningAttempt(RunContext):
         self._has_committed = True
         self._storage.put_file(keys.partial_prefix(self.task_id) + keys.clean_name(path.name), path)
 
+    def committed(self, name: str) -> Path | None:
+        path = self.scratch_dir / keys.clean_name(name)
+        try:
+            self._storage.fetch(keys.partial_prefix(self.task_id) + path.name, path)
+        except ArtifactNotFound:
+            return None
+        self._has_committed = True
+        self._move()
+        return path
+
     # What the replica sees
 
     @property

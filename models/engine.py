@@ -139,6 +139,13 @@ class RunContext(ABC):
     def commit(self, path: Path) -> None:
         """Keep a finished part (a file below `scratch_dir`) even if this attempt fails later."""
 
+    def committed(self, name: str) -> Path | None:  # noqa: ARG002 - most contexts keep nothing
+        """The part of this name that an earlier attempt of the task committed, as a file below `scratch_dir`.
+
+        None where there is none. An engine whose parts depend on its inputs and version says so in the name.
+        """
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,8 @@ class Report:
 class LocalRunContext(RunContext):
     """Folders below `root`; `cancel` and `time_out` make the next check or report raise.
 
-    `cancel_at` cancels by itself when a report reaches that many units.
+    `cancel_at` cancels by itself when a report reaches that many units; `kept` are the parts that an earlier
+    attempt committed.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class LocalRunContext(RunContext):
         task_id: str = "0123456789abcdef",
         threads: int = 1,
         cancel_at: float | None = None,
+        kept: Sequence[Path] = (),
     ) -> None:
         self.output_dir = root / "output"
         self.scratch_dir = root / "scratch"
@@ -42,6 +46,7 @@ class LocalRunContext(RunContext):
         self.logger = logging.getLogger(f"test.{task_id}")
         self.reports: list[Report] = []
         self.commits: list[Path] = []
+        self._kept = {path.name: path for path in kept}
         self._cancel_at = cancel_at
         self._cancelled = threading.Event()
         self._timed_out = threading.Event()
@@ -68,3 +73,8 @@ class LocalRunContext(RunContext):
         assert path.is_file(), f"{path} is committed but does not exist"
         assert path.is_relative_to(self.scratch_dir), f"{path} is not below scratch_dir"
         self.commits.append(path)
+
+    def committed(self, name: str) -> Path | None:
+        if name not in self._kept:
+            return None
+        return Path(shutil.copy(self._kept[name], self.scratch_dir / name))

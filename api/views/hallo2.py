@@ -28,6 +28,9 @@ _MESSAGES: Mapping[Status, str] = {
 }
 
 
+_VERBS = {"clip": "Generating"}  # by the first word of an engine's stage
+
+
 class Config(BaseModel):
     """Defaults of later tasks; what is left out stays as it is."""
 
@@ -173,8 +176,8 @@ def _percent(task: Task) -> int:
 def _message(task: Task) -> str:
     if task.status is Status.RUNNING and task.cancel_requested_at is not None:
         return "Cancelling..."
-    if task.status is Status.RUNNING and task.progress.stage:
-        return f"Running {task.progress.stage}..."
+    if task.status is Status.RUNNING and (stage := task.progress.stage):
+        return f"{_VERBS.get(stage.partition(' ')[0], 'Running')} {stage}..."
     return _MESSAGES[task.status]
 
 

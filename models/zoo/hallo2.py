@@ -5,7 +5,7 @@ The defaults are those of the published inference configuration: 40 DDIM steps, 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,7 +35,14 @@ class AnimateInputs(BaseModel):
         True, description="Reuse what an earlier task computed from the same portrait and sound."
     )
     guidance_scale: GuidanceScale = 3.5
-    inference_steps: InferenceSteps = 40
+    inference_steps: InferenceSteps | None = Field(
+        None,
+        description="Denoising steps of each clip of 16 frames. Not given: what the solver needs, 40 of ddim "
+        "and 20 of the others.",
+    )
+    solver: Literal["ddim", "dpm++", "unipc"] = Field(
+        "ddim", description="How noise is removed: ddim is the published way, the others take half the steps."
+    )
     seed: int = Field(42, ge=0, le=MAX_SEED, description="Noise seed; the same seed gives the same video.")
 
 

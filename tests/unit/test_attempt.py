@@ -291,3 +291,32 @@ def test_loading_all_engines_tells_problems_and_never_raises(error: BaseExceptio
     room = EngineRoom([model], site=Site(), device="cpu", threads=1)
     (problem,) = room.load_all()
     assert problem == f"toy.run: the engine toy-engine does not load: {type(error).__name__}: {error}"
+
+
+def test_a_committed_part_comes_back_in_the_next_attempt_and_goes_with_success(
+    storage: ArtifactStore, tmp_path: Path
+) -> None:
+    found: list[bytes | None] = []
+
+    def lose(context: RunContext) -> Result:
+        part = context.scratch_dir / "clip-0.bin"
+        part.write_bytes(b"one")
+        context.commit(part)
+        raise RuntimeError("the replica is lost")
+
+    def resume(context: RunContext) -> Result:
+        parts = [context.committed(name) for name in ("clip-0.bin", "clip-1.bin")]
+        found.extend(part.read_bytes() if part else None for part in parts)
+        return Result()
+
+    runs = []
+    for number, run in enumerate((lose, resume), 1):
+        task = replace(TASK, attempts=number, attempt=Attempt(number, "w", "r", 0.0))
+        runs.append(
+            RunningAttempt(task, tmp_path / f"w{number}", file_access(storage), device="cpu", threads=1)
+        )
+        outcome = runs[-1].run(engines(run))
+    assert found == [b"one", None]
+    assert keys_below(storage, "tasks/t/partial/") != []
+    runs[-1].settle(outcome, is_accepted=True)
+    assert keys_below(storage, "tasks/t/partial/") == []
