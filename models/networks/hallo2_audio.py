@@ -1,0 +1,76 @@
+"""Hallo2's audio modules: each region of the picture attends to the sound in its own way.
+
+Facts: fudan-generative-vision/hallo, hallo/models/attention.py (AudioTemporalBasicTransformerBlock) and
+transformer_3d.py at 6a3e6e355b4ad006d08ed78bdfe85493febe92d3; the same in NevermoreCY/hallo2,
+hallo/models/attention.py at 4e38e36ab6d8e786948a5c334aafc232ef3ef23a.
+"""
+
+from __future__ import annotations
+
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.networks.hallo2_conditions import MotionScale
+from models.networks.hallo2_config import Hallo2Config
+
+_Regions = tuple[Tensor, Tensor, Tensor]
+
+
+class AudioModule(nn.Module):
+    """A transformer over the places of each frame, `inner` wide, that adds what the frame's sound asks for."""
+
+    def __init__(self, width: int, inner: int, config: Hallo2Config) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
+        self.proj_in = nn.Conv2d(width, inner, 1)
+        self.transformer_blocks = nn.ModuleList([AudioBlock(inner, config)])
+        self.proj_out = nn.Conv2d(inner, width, 1)
+
+    def forward(self, frames: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
+        """Frames (N, C, h, w), their audio tokens (N, 32, 768) and masks (h*w,) to frames."""
+        tokens = self.proj_in(self.norm(frames)).flatten(2).transpose(1, 2)  # (N, h*w, D)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, audio, masks, scale)
+        return frames + self.proj_out(tokens.transpose(1, 2).unflatten(2, frames.shape[2:]))
+
+
+class AudioBlock(nn.Module):
+    """Self-attention, one attention to the sound per region, feed-forward."""
+
+    def __init__(self, width: int, config: Hallo2Config) -> None:
+        super().__init__()
+        shape = {"query_dim": width, "heads": config.heads, "dim_head": width // config.heads}
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(**shape)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2_0 = Attention(**shape, cross_attention_dim=config.context_width)
+        self.attn2_1 = Attention(**shape, cross_attention_dim=config.context_width)
+        self.attn2_2 = Attention(**shape, cross_attention_dim=config.context_width)
+        self.zero_conv_full = nn.Conv2d(width, width, 1)
+        self.zero_conv_face = nn.Conv2d(width, width, 1)
+        self.zero_conv_lip = nn.Conv2d(width, width, 1)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width, activation_fn="geglu")
+
+    def forward(self, tokens: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
+        """Tokens (N, L, D), audio (N, 32, 768), masks (L,) each."""
+        tokens = tokens + self.attn1(self.norm1(tokens))
+        tokens = tokens + self._heard(self.norm2(tokens), audio, masks, scale)
+        return tokens + self.ff(self.norm3(tokens))
+
+    def _heard(self, query: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
+        """The regions' answers, weighted; a region's bias acts outside its mask too, as it was trained."""
+        attentions = (self.attn2_0, self.attn2_1, self.attn2_2)
+        convs = (self.zero_conv_full, self.zero_conv_face, self.zero_conv_lip)
+        answers = (
+            weight * _pointwise(conv, attend(query, encoder_hidden_states=audio) * mask[:, None])
+            for attend, conv, mask, weight in zip(attentions, convs, masks, scale, strict=True)
+        )
+        return sum(answers, query.new_zeros(()))
+
+
+def _pointwise(conv: nn.Conv2d, tokens: Tensor) -> Tensor:
+    """A 1x1 convolution on tokens (N, L, D), without the way to a picture and back."""
+    return F.linear(tokens, conv.weight.flatten(1), conv.bias)
