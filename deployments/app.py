@@ -63,6 +63,7 @@ DEFAULT_SERVICES = {
     "indextts": ServiceArgs(threads=1),
     "wservice": ServiceArgs(slots=4, threads=1),
     "flashvsr": ServiceArgs(),
+    "hallo2": ServiceArgs(),
     "text_to_video": ServiceArgs(),
     "diagnostics": ServiceArgs(slots=32),
 }
