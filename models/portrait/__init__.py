@@ -1,0 +1,1 @@
+"""Talking portraits on any machine: the picture is warped to what the sound says."""
