@@ -1,10 +1,12 @@
 """Hallo2's networks together: one portrait and the sound of a clip in, the velocity of its latents out.
 
-A clip: `reference_features` once, then `networks.denoising_unet(latents, timestep, conditions, reference)` in each
-step. With guidance both halves are rows of one batch, the unconditional one first. What an unconditional half gets:
-tokens of an embedding of zeros, zeros in place of the *projected* sound and place, earlier frames, no portrait.
+A clip: `reference_features` once, then `networks.denoising_unet(latents, timestep, conditions, reference)` in
+each step. With guidance both halves are rows of one batch, the unconditional one first. What an unconditional
+half gets: tokens of an embedding of zeros, zeros in place of the *projected* sound and place, earlier frames,
+no portrait.
 
-Facts: fudan-generative-vision/hallo, hallo/animate/face_animate.py at 100205620348b8fb3ebd3cddc773cb77e2479d83.
+Facts: fudan-generative-vision/hallo, hallo/animate/face_animate.py at
+100205620348b8fb3ebd3cddc773cb77e2479d83.
 """
 
 from __future__ import annotations

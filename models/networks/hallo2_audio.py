@@ -19,7 +19,7 @@ _Regions = tuple[Tensor, Tensor, Tensor]
 
 
 class AudioModule(nn.Module):
-    """A transformer over the places of each frame, `inner` wide, that adds what the frame's sound asks for."""
+    """A transformer over the places of each frame, `inner` wide, that adds what its sound asks for."""
 
     def __init__(self, width: int, inner: int, config: Hallo2Config) -> None:
         super().__init__()

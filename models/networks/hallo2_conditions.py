@@ -7,6 +7,7 @@ Facts: fudan-generative-vision/hallo, hallo/models/{face_locator,image_proj,audi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class FaceLocator(nn.Module):
         widths = config.locator_widths
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for width, wider in zip(widths, widths[1:], strict=False):
+        for width, wider in pairwise(widths):
             self.blocks.append(nn.Conv2d(width, width, 3, padding=1))
             self.blocks.append(nn.Conv2d(width, wider, 3, padding=1, stride=2))
         self.conv_out = nn.Conv2d(widths[-1], config.block_widths[0], 3, padding=1)

@@ -1,7 +1,7 @@
 """Hallo2's motion modules: attention between the frames of a clip at each place of the picture.
 
-They are AnimateDiff's (arXiv 2307.04725). Facts: fudan-generative-vision/hallo, hallo/models/motion_module.py at
-5fed0e6050db9e10e7379e00a73acccdbcb77e80; the frames in front: hallo/models/unet_3d_blocks.py at
+They are AnimateDiff's (arXiv 2307.04725). Facts: fudan-generative-vision/hallo, hallo/models/motion_module.py
+at 5fed0e6050db9e10e7379e00a73acccdbcb77e80; the frames in front: hallo/models/unet_3d_blocks.py at
 6a3e6e355b4ad006d08ed78bdfe85493febe92d3.
 """
 
@@ -38,7 +38,7 @@ class TemporalTransformer(nn.Module):
         self.proj_out = nn.Linear(width, width)
 
     def forward(self, frames: Tensor, motion: Tensor) -> Tensor:
-        """Frames (B*F, C, h, w) and what the reference UNet made of M earlier ones, (B, M, h*w, C), to frames.
+        """Frames (B*F, C, h, w) and the reference UNet's features (B, M, h*w, C) of earlier ones, to frames.
 
         Raises RuntimeError where M + F is beyond the positions that were trained.
         """

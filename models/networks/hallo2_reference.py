@@ -1,4 +1,4 @@
-"""How the frames of Hallo2 look at the portrait: the reference UNet's features, and the attention that reads them.
+"""How Hallo2's frames look at the portrait: the reference UNet's features, and the attention that reads them.
 
 Facts: fudan-generative-vision/hallo, hallo/models/{mutual_self_attention,unet_2d_condition}.py at
 100205620348b8fb3ebd3cddc773cb77e2479d83 and transformer_3d.py at 6a3e6e355b4ad006d08ed78bdfe85493febe92d3.
@@ -79,7 +79,7 @@ class ReferenceAttention(nn.Module):
 
 
 class ReferenceBlock(nn.Module):
-    """Self-attention with the portrait's keys beside the own ones, attention to the face's tokens, feed-forward."""
+    """Self-attention that also sees the portrait, attention to the face's tokens, feed-forward."""
 
     def __init__(self, width: int, config: Hallo2Config) -> None:
         super().__init__()

@@ -1,14 +1,15 @@
-"""Hallo2's denoising UNet: Stable Diffusion 1.5's layers on the frames of a clip, with sound and motion between.
+"""Hallo2's denoising UNet: Stable Diffusion 1.5's layers on a clip's frames, with sound and motion between.
 
-Frames are folded into the batch, (B*F, C, h, w). In a layer with attention: residual block, attention with the
-portrait's features, audio module, motion module (in the middle the residual block comes last).
+Frames are folded into the batch, (B*F, C, h, w). In a layer with attention: residual block, attention with
+the portrait's features, audio module, motion module (in the middle the residual block comes last).
 
-The deepest blocks, which have no attention, carry motion modules in the weight file that are never run: upstream
-infers through its training path, which leaves them out, and the published results are made so.
+The deepest blocks, which have no attention, carry motion modules in the weight file that are never run:
+upstream infers through its training path, which leaves them out, and the published results are made so.
 
 Facts: fudan-generative-vision/hallo, hallo/models/unet_3d.py and configs/unet/unet.yaml at
-100205620348b8fb3ebd3cddc773cb77e2479d83, unet_3d_blocks.py, resnet.py at 6a3e6e355b4ad006d08ed78bdfe85493febe92d3;
-the same blocks in NevermoreCY/hallo2, hallo/models/unet_3d_blocks.py at 9ad8e16fe45d5296aa5ab5836305aad1692afd17.
+100205620348b8fb3ebd3cddc773cb77e2479d83, unet_3d_blocks.py and resnet.py at
+6a3e6e355b4ad006d08ed78bdfe85493febe92d3; the same blocks in NevermoreCY/hallo2,
+hallo/models/unet_3d_blocks.py at 9ad8e16fe45d5296aa5ab5836305aad1692afd17.
 """
 
 from __future__ import annotations
