@@ -1,0 +1,121 @@
+"""Blinking: one eye's lids come together, as skin that slides over the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from models.portrait.geometry import Frame, points_of, smooth_line, smooth_step, upright
+
+_MEETING = 0.8  # where the lids meet: from the open upper lid (0) to the open lower one (1)
+_SKIN_ABOVE = 0.62  # of the way from the lid up to the brow: the skin that slides
+_SKIN_BELOW = 0.45  # of the eye's half width
+_LASHES = 0.16  # of the eye's half width: what stays whole along the upper lid
+_CURVE = 1.6
+_LINE_WIDTH = 0.06
+_LINE_STRENGTH = 0.5
+_POINTS = 65
+_REACH = 1.25
+
+
+class Lids:
+    """The two lids of one eye. The unit is half the eye's width, x along the face's right, y down."""
+
+    def __init__(
+        self, mesh_px: np.ndarray, upper: Sequence[int], lower: Sequence[int], brow: Sequence[int]
+    ) -> None:
+        """`upper`, `lower` and `brow`: points of the mesh from left to right."""
+        corners = points_of(mesh_px, (upper[0], upper[-1]))
+        half_px = max(float(np.linalg.norm(corners[1] - corners[0])) / 2, 1.0)
+        self._frame = Frame(corners.mean(axis=0), upright(mesh_px), half_px)
+        upper_line, lower_line, brow_line = (
+            self._frame.inside(points_of(mesh_px, line)) for line in (upper, lower, brow)
+        )
+        self._x = np.linspace(-_REACH, _REACH, 4 * _POINTS)
+        self._upper = self._along(upper_line)
+        self._lower = np.maximum(self._along(lower_line), self._upper)
+        self._above = max(_SKIN_ABOVE * float(self._upper.min() - brow_line[:, 1].mean()), 0.3)
+        self._dark: np.ndarray | None = None
+
+    def outline_px(self) -> np.ndarray:
+        """(4, 2): corners of what a blink may touch."""
+        top, bottom = self._upper.min() - self._above, self._lower.max() + _SKIN_BELOW
+        box = np.array(((-_REACH, top), (_REACH, top), (_REACH, bottom), (-_REACH, bottom)))
+        return self._frame.to_picture(box)
+
+    def draw(self, drawn: np.ndarray, picture: np.ndarray, rest_px: np.ndarray, blink: float) -> None:
+        """Shut the eye by `blink` in `drawn` (h, w, 3) float32, where `rest_px` (h, w, 2) says what lies where."""
+        at = self._frame.inside(rest_px)
+        x, y = at[..., 0], at[..., 1]
+        upper, lower = self._line_at(self._upper, x), self._line_at(self._lower, x)
+        down, up = blink * _MEETING * (lower - upper), blink * (1 - _MEETING) * (lower - upper)
+        way = self._upper_way(y, upper, down) - self._lower_way(y, lower, up)
+        source = rest_px - self._frame.vectors_px(np.stack((np.zeros_like(way), way), axis=-1))
+        lids = _sampled(picture, source)
+        sharp = self._frame.scale_px
+        between = np.minimum((y - upper - down) * sharp, (lower - up - y) * sharp) + 0.5
+        lids = self._with_line(lids, picture, (x, y - upper - down), blink)
+        skin = 1 - np.clip(between, 0, 1)
+        drawn += (skin * (down + up > 0))[..., None] * (lids - drawn)
+
+    def _upper_way(self, y: np.ndarray, upper: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """How far down the upper lid's skin has come, at each place of the drawn frame."""
+        top = upper - self._above
+        reach = np.maximum(self._above + down - _LASHES, 1e-3)
+        way = down * np.clip((y - top) / reach, 0, 1) ** _CURVE
+        return np.where(y <= upper + down + 0.5 / self._frame.scale_px, way, 0)
+
+    def _lower_way(self, y: np.ndarray, lower: np.ndarray, up: np.ndarray) -> np.ndarray:
+        place = (y - lower + up) / _SKIN_BELOW
+        way = up * (1 - smooth_step(place))
+        return np.where(y >= lower - up - 0.5 / self._frame.scale_px, way, 0)
+
+    def _with_line(
+        self, lids: np.ndarray, picture: np.ndarray, at: tuple[np.ndarray, np.ndarray], blink: float
+    ) -> np.ndarray:
+        """The dark line of the lashes along the upper lid's edge, as strong as the eye is shut."""
+        x, below_edge = at
+        if self._dark is None:
+            self._dark = self._lash_colour(picture)
+        width = max(_LINE_WIDTH, 0.6 / self._frame.scale_px)
+        line = np.exp(-((below_edge / width) ** 2)) * np.clip(1 - x**4, 0, 1)
+        return lids + (_LINE_STRENGTH * smooth_step(np.array(blink)) * line)[..., None] * (self._dark - lids)
+
+    def _lash_colour(self, picture: np.ndarray) -> np.ndarray:
+        """(3,): the darkest third along the open upper lid."""
+        inside = np.abs(self._x) < 0.8
+        edge = self._frame.to_picture(np.column_stack((self._x, self._upper - 0.03))[inside])
+        colours = _sampled(picture, edge[None])[0]
+        luma = colours.mean(axis=-1)
+        return np.asarray(colours[luma <= np.percentile(luma, 34)].mean(axis=0))
+
+    def _along(self, line: np.ndarray) -> np.ndarray:
+        """y of a lid at each of `self._x`; level beyond its corners."""
+        fine = smooth_line(line, _POINTS)
+        fine = fine[np.argsort(fine[:, 0], kind="stable")]
+        return np.interp(self._x, fine[:, 0], fine[:, 1])
+
+    def _line_at(self, line: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.interp(x, self._x, line)
+
+
+def _sampled(picture: np.ndarray, at_px: np.ndarray) -> np.ndarray:
+    """(h, w, 3) float32 of the picture at (h, w, 2) px."""
+    x, y = (np.ascontiguousarray(at_px[..., axis], np.float32) for axis in range(2))
+    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+
+
+def eye_white(picture: np.ndarray, mesh_px: np.ndarray, outlines: Sequence[Sequence[int]]) -> np.ndarray:
+    """(3,) float32: how bright white is in this picture, by the brightest pixels in the eyes and the cheeks' light."""
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    for outline in outlines:
+        cv2.fillPoly(mask, [np.rint(points_of(mesh_px, outline)).astype(np.int32)], 1)
+    pixels = picture[mask > 0].astype(np.float32)
+    if not len(pixels):
+        return np.full(3, 190, np.float32)
+    luma = pixels.mean(axis=-1)
+    white = pixels[luma >= np.percentile(luma, 85)].mean(axis=0)
+    grey = white.mean()
+    return np.asarray(np.clip(0.5 * (white + grey) * 1.12, 70, 235), np.float32)

@@ -1,0 +1,208 @@
+"""Draws a portrait in a pose: the picture, warped around the mouth and the eyes, with a mouth's inside painted in.
+
+What moves is the mesh's face and a little of the neck below the chin. Outside `PortraitRenderer.area` every frame is the
+picture itself, bit for bit. A frame is sampled from the picture once, so that it stays as sharp as it was.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from models import face_topology as mesh_lines
+from models.faces import Face
+from models.portrait.eyes import Lids, eye_white
+from models.portrait.geometry import Frame, face_width_px, points_of, smooth_step, upright
+from models.portrait.lips import Lips
+from models.portrait.mouth import Mouth, Patch
+from models.portrait.pose import Pose
+from models.portrait.warp import Layer, ThinPlate, fade, grid_around
+
+_NODES_PER_WIDTH = 64
+_BELOW_CHIN = 0.13  # of the face's width: how much of the neck gives way to the chin
+_WARP_FADE, _HEAD_FADE = 0.13, 0.2  # of the face's width, from the border inwards
+_SEAM_SOFTNESS = 0.35  # of half the mouth's width, for each such half beyond its corners
+_EYES = (
+    (mesh_lines.LEFT_EYE_UPPER, mesh_lines.LEFT_EYE_LOWER, mesh_lines.LEFT_BROW_LOWER),
+    (mesh_lines.RIGHT_EYE_UPPER, mesh_lines.RIGHT_EYE_LOWER, mesh_lines.RIGHT_BROW_LOWER),
+)
+
+
+class PortraitRenderer:
+    """One picture and its face, ready to be drawn in any pose. Not safe for several threads at a time.
+
+    `Pose()` is the face at rest: lips that the picture shows open are closed.
+    """
+
+    def __init__(self, picture: np.ndarray, face: Face) -> None:
+        """`picture`: (H, W, 3) uint8 RGB; `face`: found in it."""
+        mesh_px = face.mesh_px[:, :2].astype(np.float64) - 0.5  # the mesh counts from the pixels' edges
+        self._picture = np.ascontiguousarray(picture)
+        self._width_px = face_width_px(mesh_px)
+        outline = _moving_outline(mesh_px, self._width_px)
+        step_px = max(self._width_px / _NODES_PER_WIDTH, 1.0)
+        self._grid = grid_around(outline, step_px, picture.shape)
+        self._pixels = self._grid.pixels_px()
+        self._pivot = points_of(mesh_px, (mesh_lines.CHIN,))[0]
+        self._right = upright(mesh_px)
+        self._lips = Lips(mesh_px)
+        self._prepare_layers(outline)
+        white = eye_white(picture, mesh_px, [(*upper, *lower[::-1]) for upper, lower, _ in _EYES])
+        self._mouth = Mouth(picture, self._lips, white)
+        self._lids = [Lids(mesh_px, *eye) for eye in _EYES]
+
+    @property
+    def area(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 px: nothing outside this box ever changes."""
+        grid = self._grid
+        return grid.left, grid.top, grid.left + grid.width, grid.top + grid.height
+
+    def draw(self, pose: Pose) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: a new array each time."""
+        frame = self._picture.copy()
+        if not self._grid.width or not self._grid.height:
+            return frame
+        rest = self._rest_px(pose)
+        upper_ways, lower_ways = self._lips.ways_px(pose)
+        upper, lower = self._contours_px(upper_ways, lower_ways)
+        source = rest + self._skin_way(rest, (upper_ways, lower_ways), (upper, lower))
+        part = _sampled(self._picture, source)
+        self._paint_mouth(part, pose, (upper, lower))
+        self._blink(part, pose, rest)
+        frame[self._grid.rows_columns] = part
+        return frame
+
+    def _prepare_layers(self, outline: np.ndarray) -> None:
+        nodes = self._grid.nodes_px()
+        window = fade(nodes, outline, _WARP_FADE * self._width_px)
+        still = fade(nodes, outline, _HEAD_FADE * self._width_px)
+        self._head_share = self._grid.sample(still, self._pixels)[..., None]  # (h, w, 1)
+        unit_px = self._lips.frame.scale_px
+        plates = [
+            ThinPlate(self._lips.points_px(upper=upper), self._lips.moving, unit_px) for upper in (True, False)
+        ]
+        self._layers = [Layer(plate, self._grid, window) for plate in plates]
+        self._contours = self._lips.contours_px()
+        self._contour_weights = [
+            layer.weights_at(contour) for layer, contour in zip(self._layers, self._contours, strict=True)
+        ]
+
+    def _head(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+        """The head's turn about the chin (2, 2) and its shift (2,) px."""
+        angle = math.radians(pose.roll_deg)
+        turn = np.array(((math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))))
+        frame = Frame(self._pivot, self._right, self._width_px)
+        return turn, frame.vectors_px(np.array((pose.shift_x, pose.shift_y)))
+
+    def _rest_px(self, pose: Pose) -> np.ndarray:
+        """(h, w, 2) float32: where each pixel's place of the face is when the head has not moved."""
+        turn, shift = self._head(pose)
+        if not (pose.roll_deg or shift.any()):
+            return self._pixels
+        # Inverse of pivot + turn (p - pivot) + shift, as a way that the border fades out.
+        back = (turn.T - np.eye(2)).T.astype(np.float32)
+        offset = (self._pivot + shift) @ back + shift
+        return self._pixels + self._head_share * (self._pixels @ back - offset.astype(np.float32))
+
+    def _contours_px(self, upper_ways: np.ndarray, lower_ways: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The inner lips in this pose, the head not moved: (M, 2) each."""
+        upper, lower = (
+            contour + weights @ ways
+            for contour, weights, ways in zip(
+                self._contours, self._contour_weights, (upper_ways, lower_ways), strict=True
+            )
+        )
+        return upper, lower
+
+    def _skin_way(
+        self,
+        rest: np.ndarray,
+        ways: tuple[np.ndarray, np.ndarray],
+        contours: tuple[np.ndarray, np.ndarray],
+    ) -> np.ndarray:
+        """(h, w, 2) float32: from each place to where its skin is in the picture."""
+        fields = [layer.backwards(way) for layer, way in zip(self._layers, ways, strict=True)]
+        both = self._grid.sample(np.concatenate(fields, axis=-1), rest)  # (h, w, 4)
+        below = self._below_seam(rest, contours)[..., None]
+        return both[..., :2] + below * (both[..., 2:] - both[..., :2])
+
+    def _below_seam(self, rest: np.ndarray, contours: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """(h, w) float32: 0 where the upper lip's side is, 1 on the lower one's; soft beside the mouth."""
+        frame = self._lips.frame
+        at = frame.inside(rest).astype(np.float32)
+        upper, lower = (frame.inside(contour) for contour in contours)
+        middle = (upper + lower) / 2
+        x = at[..., 0]
+        table = np.interp(np.linspace(-2, 2, 513), middle[:, 0], middle[:, 1]).astype(np.float32)
+        seam = table[np.clip(np.rint(x * 128 + 256), 0, 512).astype(np.int32)]
+        beyond = np.maximum(middle[0, 0] - x, x - middle[-1, 0])
+        softness = 0.4 / frame.scale_px + _SEAM_SOFTNESS * np.clip(beyond, 0, 1)
+        return smooth_step(0.5 + (at[..., 1] - seam) / (2 * softness))
+
+    def _paint_mouth(self, part: np.ndarray, pose: Pose, contours: tuple[np.ndarray, np.ndarray]) -> None:
+        turn, shift = self._head(pose)
+        frame = self._lips.frame
+        origin = self._pivot + turn @ (frame.origin_px - self._pivot) + shift
+        moved = Frame(origin, turn @ frame.right, frame.scale_px)
+        upper, lower = (frame.inside(contour) for contour in contours)
+        patch = self._mouth.draw(upper, lower, 0.8 * self._lips.gap(pose))
+        self._lay_in(part, patch, moved)
+
+    def _lay_in(self, part: np.ndarray, patch: Patch, frame: Frame) -> None:
+        """Turn the mouth's drawing into the picture and lay it over `part`, in place."""
+        box = self._box(frame.to_picture(self._mouth.corners))
+        rows, columns = box
+        if rows.stop <= rows.start or columns.stop <= columns.start:
+            return
+        fine = self._mouth.fineness
+        size = (columns.stop - columns.start) * fine, (rows.stop - rows.start) * fine
+        affine = self._mouth.affine(frame)
+        affine[:, 2] -= (columns.start + self._grid.left, rows.start + self._grid.top)
+        affine = affine * fine
+        affine[:, 2] += (fine - 1) / 2  # middles of the finer pixels
+        drawing = np.dstack((patch.colour * patch.alpha, patch.alpha))
+        turned = cv2.warpAffine(drawing, affine, size)
+        turned = cv2.resize(turned, (size[0] // fine, size[1] // fine), interpolation=cv2.INTER_AREA)
+        below = part[box].astype(np.float32)
+        part[box] = _bytes(below * (1 - turned[..., 3:]) + turned[..., :3])
+
+    def _blink(self, part: np.ndarray, pose: Pose, rest: np.ndarray) -> None:
+        if pose.blink <= 0:
+            return
+        turn, shift = self._head(pose)
+        for lids in self._lids:
+            outline = self._pivot + (lids.outline_px() - self._pivot) @ turn.T + shift
+            box = self._box(outline)
+            drawn = part[box].astype(np.float32)
+            if drawn.size:
+                lids.draw(drawn, self._picture, rest[box], min(pose.blink, 1.0))
+                part[box] = _bytes(drawn)
+
+    def _box(self, points_px: np.ndarray) -> tuple[slice, slice]:
+        """Rows and columns of the area that hold the points."""
+        limit = np.array((self._grid.width, self._grid.height))
+        local = points_px - (self._grid.left, self._grid.top)
+        low = np.clip(np.floor(local.min(axis=0)), 0, limit).astype(int)
+        high = np.clip(np.ceil(local.max(axis=0)) + 1, 0, limit).astype(int)
+        return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _moving_outline(mesh_px: np.ndarray, width_px: float) -> np.ndarray:
+    """(36, 2): the face's oval, carried a little below the chin."""
+    oval = points_of(mesh_px, mesh_lines.FACE_OVAL)
+    frame = Frame(oval.mean(axis=0), upright(mesh_px), width_px)
+    inside = frame.inside(oval)
+    lowest = max(float(inside[:, 1].max()), 1e-3)
+    inside[:, 1] += _BELOW_CHIN * smooth_step(inside[:, 1] / lowest)
+    return frame.to_picture(inside)
+
+
+def _sampled(picture: np.ndarray, at_px: np.ndarray) -> np.ndarray:
+    x, y = (np.ascontiguousarray(at_px[..., axis], np.float32) for axis in range(2))
+    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _bytes(colours: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
