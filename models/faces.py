@@ -23,6 +23,7 @@ from models.networks.tflite import TfliteFormatError, TfliteNetwork, load_tflite
 
 MIN_SCORE = 0.5
 _MAX_OVERLAP = 0.3
+_SHARES = (1.0, 0.6)  # a face that overflows the picture is found when there is room around it
 _CROP_FACTOR = 1.5
 _MAX_REDUCTION = 8  # by averaging; what is left is done by picking pixels
 _BOX_CELLS = ((16, 2), (8, 6))  # cells per side of each grid of the detector, and boxes per cell
@@ -83,18 +84,28 @@ class FaceFinder:
 
     def find(self, picture: np.ndarray) -> list[Face]:
         """The faces of a (H, W, 3) uint8 RGB picture, largest first; [] where there is none."""
-        crops = [_crop_of_points(points) for points in self._detect(picture)]
-        faces = [face for crop in crops if (face := self._face_in(picture, crop))]
+        found = (self._find_at(picture, share) for share in _SHARES)
+        faces = next(filter(None, found), [])
         return sorted(faces, key=lambda face: face.size_px, reverse=True)
 
     def mesh(self, picture: np.ndarray, near: Face) -> Face | None:
-        """The face that is about where `near` was; None where there is none. Much faster than `find`."""
+        """The face that is about where `near` was; None where there is none. Much faster than `find`.
+
+        A cut around the mesh of a first look is truer than one around the detector's box: its points came
+        out 0.3 % of the face's size from where they are in pictures of other sizes instead of 0.7 %.
+        """
         return self._face_in(picture, _crop_of_mesh(near.mesh_px))
 
-    def _detect(self, picture: np.ndarray) -> list[np.ndarray]:
+    def _find_at(self, picture: np.ndarray, share: float) -> list[Face]:
+        """With the picture's longer side over this share of the detector's input. Two looks: see `mesh`."""
+        crops = [_crop_of_points(points) for points in self._detect(picture, share)]
+        first = [face for crop in crops if (face := self._face_in(picture, crop))]
+        return [face for seen in first if (face := self.mesh(picture, seen))]
+
+    def _detect(self, picture: np.ndarray, share: float) -> list[np.ndarray]:
         """(8, 2) px of the picture for each face: its box's middle and size, then six points."""
         size = self._detector.input_shape[1]
-        square, reduction, margin_px = _letterboxed(picture, size)
+        square, reduction, margin_px = _letterboxed(picture, size, share)
         outputs = _run(self._detector, square / 127.5 - 1)
         scores = torch.sigmoid(outputs["classificators"]).flatten().numpy()  # (N,)
         found = scores >= MIN_SCORE
@@ -130,10 +141,10 @@ def _run(network: TfliteNetwork, pixels: np.ndarray) -> Mapping[str, Tensor]:
         return network(torch.from_numpy(pixels.astype(np.float32))[None])
 
 
-def _letterboxed(picture: np.ndarray, size: int) -> tuple[np.ndarray, float, np.ndarray]:
+def _letterboxed(picture: np.ndarray, size: int, share: float) -> tuple[np.ndarray, float, np.ndarray]:
     """(size, size, 3) with the whole picture in its middle; its reduction; (2,) the margins left and above."""
     height_px, width_px = picture.shape[:2]
-    reduction = size / max(height_px, width_px)
+    reduction = share * size / max(height_px, width_px)
     shown = max(round(width_px * reduction), 1), max(round(height_px * reduction), 1)
     method = cv2.INTER_AREA if reduction < 1 else cv2.INTER_LINEAR
     left, top = (size - shown[0]) // 2, (size - shown[1]) // 2

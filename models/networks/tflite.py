@@ -222,6 +222,22 @@ class _Convolution(nn.Module):
         return out.permute(0, 2, 3, 1)
 
 
+class _Mixing(nn.Module):
+    """A convolution of 1x1: weight (O, I) and bias (O,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, I) to (B, H, W, O): a matrix product, as the layout lies."""
+        return F.linear(x, self.weight, self.bias)
+
+
 class _Prelu(nn.Module):
     slope: Tensor
 
@@ -276,6 +292,8 @@ def _convolution(node: _Node) -> nn.Module:
     """Options: padding, stride_w, stride_h, activation, dilation_w, dilation_h. Weight: (O, kH, kW, I)."""
     weight, bias = node.constants
     _refuse_others(node, activation=3, dilations=(4, 5))
+    if weight.shape[1:3].numel() == 1 and _stride(node) == (1, 1):
+        return _Mixing(weight[:, 0, 0], bias)
     return _Convolution(weight.permute(0, 3, 1, 2), bias, _window(node, weight), groups=1)
 
 
