@@ -162,7 +162,7 @@ def _quantiles(values: np.ndarray, weight: np.ndarray, shares: tuple[float, ...]
 
 def _spread(features: SpeechFeatures, voice: _Voice, jaw: np.ndarray) -> np.ndarray:
     """(N,) -1..1; an open jaw leaves lips neither round nor very wide."""
-    front_db = features.level_db(1400, 3200) - features.level_db(250, 1100)
+    front_db = features.level_db(1800, 3200) - features.level_db(650, 1400)  # where the second formant is
     low, middle, high = _quantiles(front_db, voice.weight, (0.1, 0.5, 0.9))
     half = np.where(front_db > middle, high - middle, middle - low)
     spread = np.clip((front_db - middle) / np.maximum(half, _LEAST_SPREAD_OF_RANGE_DB / 2), -1, 1)
