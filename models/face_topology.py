@@ -1,8 +1,8 @@
 """Which points of the 468-point face mesh are what, and measures of a face that are taken from them.
 
 Indices of MediaPipe's canonical face model (github.com/google-ai-edge/mediapipe, modules/face_geometry/data).
-Left and right are those of the picture, for an upright face that was not mirrored: the person's right eye is the
-left one. Lines of points run from left to right unless they say otherwise. A mesh is (468, 2 or more): x, y in px.
+Left and right are those of the picture, for an upright face: the left eye is the person's right one. Lines
+of points run from left to right unless they say otherwise. A mesh is (468, 2 or more): x and y in px.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LID_MIDDLE = slice(2, 7)  # of the nine points of a lid
 
 
 def mouth_opening(mesh: np.ndarray) -> float:
-    """The gap between the inner lips at the middle, by the mouth's width: 0 closed, about 0.5 wide open."""
+    """The gap between the inner lips at the middle, by the mouth's width: 0 is closed."""
     gap = _mean_gap(mesh, INNER_LIP_UPPER[_MIDDLE], INNER_LIP_LOWER[_MIDDLE])
     return gap / _distance(mesh, MOUTH_LEFT, MOUTH_RIGHT)
 
@@ -68,7 +68,7 @@ def mouth_width(mesh: np.ndarray) -> float:
 
 
 def eye_opening(mesh: np.ndarray) -> tuple[float, float]:
-    """Of the left and the right eye: the gap between the lids by the eye's width: below 0.1 closed, about 0.3 open."""
+    """Of the left and the right eye: the gap between the lids at the middle, by the eye's width."""
     return _lid_gap(mesh, LEFT_EYE_UPPER, LEFT_EYE_LOWER), _lid_gap(mesh, RIGHT_EYE_UPPER, RIGHT_EYE_LOWER)
 
 
@@ -91,7 +91,7 @@ def _lid_gap(mesh: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -
 
 
 def _mean_gap(mesh: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> float:
-    """Signed along the face's own down direction, so that points that have swapped by noise count as closed."""
+    """Along the face's own direction down; lines that have swapped count as closed."""
     across = np.subtract(*reversed(eye_centres(mesh)))  # (2,) from the left eye to the right one
     down = np.array((-across[1], across[0])) / max(float(np.linalg.norm(across)), 1e-6)  # (2,)
     gaps = (mesh[list(lower), :2] - mesh[list(upper), :2]) @ down  # (N,)

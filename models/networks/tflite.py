@@ -1,8 +1,8 @@
 """Reads networks in TensorFlow Lite's format (.tflite) into torch: the operators of small camera networks.
 
-The format is a flatbuffer; the numbers of its fields, operators and types below are those of the public schema,
-version 3 (github.com/tensorflow/tensorflow, tensorflow/lite/schema/schema.fbs). Tensors keep the format's
-layout (B, H, W, C); convolutions see them as channels-last views of (B, C, H, W), so nothing is copied.
+The format is a flatbuffer; the numbers of its fields, operators and types below are those of the public
+schema, version 3 (github.com/tensorflow/tensorflow, tensorflow/lite/schema/schema.fbs). Tensors keep the
+format's layout (B, H, W, C); convolutions see them as channels-last views of (B, C, H, W), without a copy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME = 0, 1, 2, 3
 _OPERATOR_CODE, _OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_OPTIONS = 0, 1, 2, 4
 _BUFFER_DATA = 0
 
-_DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("<i4")}
+_DTYPES: Mapping[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("<i4")}
 _PADDING_SAME = 0
 _EMPTY_TABLE = struct.pack("<HHi", 4, 4, 4)  # its list of fields (only the two sizes), then where that is
 _UNREADABLE = (struct.error, IndexError, KeyError, TypeError, ValueError, RuntimeError)  # bytes out of place
@@ -298,7 +298,7 @@ def _convolution(node: _Node) -> nn.Module:
 
 
 def _depthwise_convolution(node: _Node) -> nn.Module:
-    """Options: padding, stride_w, stride_h, multiplier, activation, dilation_w, dilation_h. Weight: (1, kH, kW, C)."""
+    """Options: as `_convolution`, but the multiplier before the activation. Weight: (1, kH, kW, C)."""
     weight, bias = node.constants
     _refuse_others(node, activation=4, dilations=(5, 6))
     if node.options.number(3, _INT32) != 1:
@@ -372,7 +372,6 @@ _OPERATOR_NAMES = {
     17: "MAX_POOL_2D",
     19: "RELU",
     22: "RESHAPE",
-    23: "RESIZE_BILINEAR",
     34: "PAD",
     54: "PRELU",
 }
