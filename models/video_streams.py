@@ -354,9 +354,14 @@ def _copied_packets(sound: Any, stream: Any, start_s: Fraction, until_s: Fractio
 
 def _add_aac(sound: Any, target: Any) -> Any:
     rate_hz = min(_AAC_RATES_HZ, key=lambda rate: abs(rate - sound.codec_context.sample_rate))
-    stream = target.add_stream("aac", rate=rate_hz, layout=sound.codec_context.layout)
+    stream = target.add_stream("aac", rate=rate_hz, layout=_named(sound.codec_context.layout))
     stream.bit_rate = _AAC_BITS_PER_S_PER_CHANNEL * stream.layout.nb_channels
     return stream
+
+
+def _named(layout: Any) -> Any:
+    """A layout that the encoder takes: many a WAV tells how many channels it has, and not which."""
+    return f"{layout.nb_channels}c" if layout.name.endswith(" channels") else layout
 
 
 def _encoded_packets(sound: Any, stream: Any, start_s: Fraction, until_s: Fraction | None) -> Iterator[Any]:

@@ -47,7 +47,7 @@ _HISSING_DB = 12.0  # above the voice's own balance
 _TONGUE_CLOSURE = 0.2  # what stays of the opening
 
 _RELEASE = 0.5  # what stays of an opening a frame later, at least
-_MAX_RISE = 0.6  # of the opening, per frame
+_MAX_RISE, _MAX_FALL = 0.5, 0.7  # of the opening, per frame; what shuts in time begins early
 _CLOSED = 0.03
 _SPREAD_MEMORY = 0.5  # lips change their shape more slowly than the jaw its height
 
@@ -242,6 +242,8 @@ def _moved(target: np.ndarray, shut: np.ndarray) -> np.ndarray:
         opening = 0.0 if is_shut else min(max(wanted, opening * _RELEASE), opening + _MAX_RISE)
         opening = opening if opening >= _CLOSED else 0.0
         moved[frame] = min(opening, 1.0)
+    for frame in range(len(moved) - 2, -1, -1):
+        moved[frame] = min(moved[frame], moved[frame + 1] + _MAX_FALL)
     return moved
 
 
