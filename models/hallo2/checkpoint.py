@@ -26,9 +26,9 @@ def load_networks(
     other tensors than `config` asks for, naming them.
     """
     path = net_file(folder)
+    tensors = _tensors(path)
     with torch.device("meta"):
         networks = build_networks(config)
-    tensors = _tensors(path)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     departs = differences(expected_shapes(networks), found)
     if departs:

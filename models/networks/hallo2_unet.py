@@ -189,7 +189,10 @@ class DenoisingUNet(nn.Module):
 
     def _time(self, timestep: Tensor | float, latents: Tensor) -> Tensor:
         """(1, time_width)."""
-        one = torch.as_tensor(timestep, device=latents.device).reshape(1)
+        if isinstance(timestep, Tensor) and timestep.device == latents.device:
+            one = timestep.reshape(1)
+        else:  # filled, not copied: a copy to the device would wait for it
+            one = torch.full((1,), float(timestep), device=latents.device)
         return self.time_embedding(self.time_proj(one).to(latents.dtype))
 
     def _through_blocks(self, frames: Tensor, step: Step) -> Tensor:
