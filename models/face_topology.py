@@ -52,14 +52,15 @@ MIRRORED_LINES = (
 )
 """Lines and their mirror images: the first from left to right is the second from right to left."""
 
-_MIDDLE = slice(3, 8)  # of the eleven points of a lip
+_LIP_MIDDLE = slice(3, 8)  # of the eleven points of a lip
 _LID_MIDDLE = slice(2, 7)  # of the nine points of a lid
 
 
 def mouth_opening(mesh: np.ndarray) -> float:
     """The gap between the inner lips at the middle, by the mouth's width: 0 is closed."""
-    gap = _mean_gap(mesh, INNER_LIP_UPPER[_MIDDLE], INNER_LIP_LOWER[_MIDDLE])
-    return gap / _distance(mesh, MOUTH_LEFT, MOUTH_RIGHT)
+    return _gap_px(mesh, INNER_LIP_UPPER, INNER_LIP_LOWER, _LIP_MIDDLE) / _distance(
+        mesh, MOUTH_LEFT, MOUTH_RIGHT
+    )
 
 
 def mouth_width(mesh: np.ndarray) -> float:
@@ -87,14 +88,14 @@ def eye_centres(mesh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lid_gap(mesh: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> float:
-    return _mean_gap(mesh, upper[_LID_MIDDLE], lower[_LID_MIDDLE]) / _distance(mesh, upper[0], upper[-1])
+    return _gap_px(mesh, upper, lower, _LID_MIDDLE) / _distance(mesh, upper[0], upper[-1])
 
 
-def _mean_gap(mesh: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> float:
-    """Along the face's own direction down; lines that have swapped count as closed."""
+def _gap_px(mesh: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...], middle: slice) -> float:
+    """Mean over `middle`, along the face's own direction down; lines that have swapped count as closed."""
     across = np.subtract(*reversed(eye_centres(mesh)))  # (2,) from the left eye to the right one
     down = np.array((-across[1], across[0])) / max(float(np.linalg.norm(across)), 1e-6)  # (2,)
-    gaps = (mesh[list(lower), :2] - mesh[list(upper), :2]) @ down  # (N,)
+    gaps = (mesh[list(lower[middle]), :2] - mesh[list(upper[middle]), :2]) @ down  # (N,)
     return max(float(gaps.mean()), 0.0)
 
 

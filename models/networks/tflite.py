@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from flatbuffers import number_types  # type: ignore[import-untyped]
-from flatbuffers.table import Table  # type: ignore[import-untyped]
+from flatbuffers import number_types
+from flatbuffers.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ _INT32, _UINT32 = number_types.Int32Flags, number_types.Uint32Flags
 _MODEL_OPERATOR_CODES, _MODEL_SUBGRAPHS, _MODEL_BUFFERS = 1, 2, 4
 _CODE_DEPRECATED, _CODE = 0, 3
 _GRAPH_TENSORS, _GRAPH_INPUTS, _GRAPH_OUTPUTS, _GRAPH_OPERATORS = 0, 1, 2, 3
-_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME = 0, 1, 2, 3
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME, _TENSOR_SPARSITY = 0, 1, 2, 3, 6
 _OPERATOR_CODE, _OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_OPTIONS = 0, 1, 2, 4
 _BUFFER_DATA = 0
 
@@ -74,7 +74,7 @@ def load_tflite(path: Path) -> TfliteNetwork:
     except TfliteFormatError as error:
         raise TfliteFormatError(f"{path.name}: {error}") from error
     except _UNREADABLE as error:
-        raise TfliteFormatError(f"{path.name} is damaged: {error}") from error
+        raise TfliteFormatError(f"{path.name} cannot be read: {error}") from error
 
 
 class _Record:
@@ -82,6 +82,9 @@ class _Record:
 
     def __init__(self, data: bytes, at: int) -> None:
         self._table = Table(data, at)
+
+    def has(self, field: int) -> bool:
+        return bool(self._table.Offset(4 + 2 * field))
 
     def number(self, field: int, flags: Any, default: int = 0) -> int:
         return int(self._table.GetSlot(4 + 2 * field, default, flags))
@@ -161,6 +164,8 @@ def _read_tensor(record: _Record, buffers: list[np.ndarray]) -> _TensorInfo:
     raw = buffers[record.number(_TENSOR_BUFFER, _UINT32)]
     if not raw.size:
         return _TensorInfo(name, shape, None)
+    if record.has(_TENSOR_SPARSITY):
+        raise TfliteFormatError(f"tensor {name} is sparse, which is not supported")
     kind = record.number(_TENSOR_TYPE, _INT8)
     if kind not in _DTYPES:
         raise TfliteFormatError(f"tensor {name} is of type {kind}, which is not supported")
@@ -363,7 +368,7 @@ def _refuse_others(node: _Node, activation: int, dilations: tuple[int, ...] = ()
         raise TfliteFormatError(f"{node.operator} with dilation is not supported")
 
 
-_OPERATOR_NAMES = {
+_OPERATOR_NAMES = {  # those that MediaPipe's face networks use, also where not supported
     0: "ADD",
     2: "CONCATENATION",
     3: "CONV_2D",
@@ -372,6 +377,7 @@ _OPERATOR_NAMES = {
     17: "MAX_POOL_2D",
     19: "RELU",
     22: "RESHAPE",
+    23: "RESIZE_BILINEAR",
     34: "PAD",
     54: "PRELU",
 }
