@@ -12,12 +12,15 @@ from models.portrait.geometry import Frame, points_of, smooth_line, smooth_step,
 _MEETING = 0.8  # where the lids meet: from the open upper lid (0) to the open lower one (1)
 _SKIN_ABOVE = 0.62  # of the way from the lid up to the brow: the skin that slides
 _SKIN_BELOW = 0.45  # of the eye's half width
-_LASHES = 0.16  # of the eye's half width: what stays whole along the upper lid
+_LASHES = 0.24  # of the eye's half width: what stays whole along the upper lid
 _CURVE = 1.6
 _LINE_WIDTH = 0.06
 _LINE_STRENGTH = 0.5
 _POINTS = 65
 _REACH = 1.25
+_WIDER = 0.05  # each way: the mesh's lids lie a little inside the eye
+_OVERLAP_PX = 0.8
+_SOFTNESS = 0.14  # of the stretched skin, so that lashes do not become streaks
 
 
 class Lids:
@@ -34,8 +37,10 @@ class Lids:
             self._frame.inside(points_of(mesh_px, line)) for line in (upper, lower, brow)
         )
         self._x = np.linspace(-_REACH, _REACH, 4 * _POINTS)
-        self._upper = self._along(upper_line)
-        self._lower = np.maximum(self._along(lower_line), self._upper)
+        upper_y, lower_y = self._along(upper_line), self._along(lower_line)
+        wider = _WIDER * np.clip(1 - self._x**2, 0, 1)
+        self._upper = upper_y - wider
+        self._lower = np.maximum(lower_y, upper_y) + wider
         self._above = max(_SKIN_ABOVE * float(self._upper.min() - brow_line[:, 1].mean()), 0.3)
         self._dark: np.ndarray | None = None
 
@@ -50,15 +55,28 @@ class Lids:
         at = self._frame.inside(rest_px)
         x, y = at[..., 0], at[..., 1]
         upper, lower = self._line_at(self._upper, x), self._line_at(self._lower, x)
-        down, up = blink * _MEETING * (lower - upper), blink * (1 - _MEETING) * (lower - upper)
+        gap = lower - upper
+        overlap = _OVERLAP_PX / self._frame.scale_px * np.clip(gap / 0.1, 0, 1)
+        down, up = blink * (_MEETING * gap + overlap), blink * (1 - _MEETING) * gap
         way = self._upper_way(y, upper, down) - self._lower_way(y, lower, up)
         source = rest_px - self._frame.vectors_px(np.stack((np.zeros_like(way), way), axis=-1))
-        lids = _sampled(picture, source)
+        lids = self._lid_skin(picture, source, y, upper + down)
         sharp = self._frame.scale_px
         between = np.minimum((y - upper - down) * sharp, (lower - up - y) * sharp) + 0.5
         lids = self._with_line(lids, picture, (x, y - upper - down), blink)
         skin = 1 - np.clip(between, 0, 1)
         drawn += (skin * (down + up > 0))[..., None] * (lids - drawn)
+
+    def _lid_skin(
+        self, picture: np.ndarray, source: np.ndarray, y: np.ndarray, edge: np.ndarray
+    ) -> np.ndarray:
+        """(h, w, 3) float32 at `source`, smoother where the upper lid is stretched: above the lashes at `edge`."""
+        sharp = _sampled(picture, source)
+        soft = cv2.GaussianBlur(sharp, (0, 0), max(_SOFTNESS * self._frame.scale_px, 0.3))
+        above = edge - _LASHES - y
+        stretched = smooth_step(above / 0.1) * smooth_step((self._above - above) / 0.4)
+        stretched *= np.clip((edge - self._line_at(self._upper, np.zeros(1))) / 0.3, 0, 1)
+        return sharp + (0.8 * stretched)[..., None] * (soft - sharp)
 
     def _upper_way(self, y: np.ndarray, upper: np.ndarray, down: np.ndarray) -> np.ndarray:
         """How far down the upper lid's skin has come, at each place of the drawn frame."""
@@ -79,9 +97,10 @@ class Lids:
         x, below_edge = at
         if self._dark is None:
             self._dark = self._lash_colour(picture)
-        width = max(_LINE_WIDTH, 0.6 / self._frame.scale_px)
+        width = max(_LINE_WIDTH, 0.9 / self._frame.scale_px)
+        strength = _LINE_STRENGTH * float(np.clip(self._frame.scale_px / 10, 0.4, 1) * smooth_step(np.array(blink)))
         line = np.exp(-((below_edge / width) ** 2)) * np.clip(1 - x**4, 0, 1)
-        return lids + (_LINE_STRENGTH * smooth_step(np.array(blink)) * line)[..., None] * (self._dark - lids)
+        return lids + (strength * line)[..., None] * (self._dark - lids)
 
     def _lash_colour(self, picture: np.ndarray) -> np.ndarray:
         """(3,): the darkest third along the open upper lid."""

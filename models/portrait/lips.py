@@ -25,10 +25,11 @@ from models.portrait.pose import Pose
 
 _OPEN_GAP = 0.86  # between the inner lips at opening 1
 _UPPER_SHARE = 0.16  # of the gap that the upper lip makes; the jaw makes the rest
-_SEAM = 0.45  # where closed lips meet: from the upper inner lip (0) to the lower one (1)
-_CHIN_SHARE = 0.5  # of the gap that the chin goes down
+_SEAM = 0.3  # where closed lips meet: from the upper inner lip (0) to the lower one (1)
+_CHIN_SHARE = 0.42  # of the gap that the chin goes down
 _ROUND_NARROWING, _WIDE_WIDENING, _OPEN_NARROWING = 0.30, 0.07, 0.07
 _ROUND_GAP_LOSS = 0.25
+_CLOSED_SWELL = 0.55  # of the lips of an open mouth, when they come together
 _FLATTENING = (0.12, 0.5)  # of a smile's bow: at rest, and rounded
 _CLOSED_GAP = 0.06  # below it the picture's mouth counts as closed
 _INSET = 0.14  # of a lip's thickness: an open mouth's lips end a little before the teeth begin
@@ -95,7 +96,7 @@ class Lips:
     def contours_px(self) -> tuple[np.ndarray, np.ndarray]:
         """The inner lips of the picture as fine lines: (M, 2) upper, (M, 2) lower."""
         upper, lower = (
-            self.frame.to_picture(smooth_line(line, _CONTOUR_POINTS))
+            self.frame.to_picture(_softened(smooth_line(line, _CONTOUR_POINTS)))
             for line in (self.lips.upper_inner, self.lips.lower_inner)
         )
         return upper, lower
@@ -136,6 +137,7 @@ class Lips:
         upper_y = seam[:, 1] + bow - _UPPER_SHARE * arch
         lower_y = seam[:, 1] + bow + (1 - _UPPER_SHARE) * arch
         swell = 1 + 0.3 * rounding - 0.08 * max(pose.spread, 0.0) - 0.1 * pose.opening
+        swell += _CLOSED_SWELL * self.openness * max(1 - 2 * pose.opening, 0.0)
         above = swell * (lips.upper_inner - lips.upper_outer)[:, 1]
         below = swell * (lips.lower_outer - lips.lower_inner)[:, 1]
         width = self._width(pose)
@@ -182,6 +184,14 @@ def _arch(x: np.ndarray) -> np.ndarray:
     low, high = x[0], x[-1]
     place = (2 * x - low - high) / max(high - low, 1e-6)
     return np.clip(1 - np.abs(place) ** 2.2, 0, 1) ** 0.8
+
+
+def _softened(line: np.ndarray) -> np.ndarray:
+    """(N, 2): without the small corners of a measured line; its ends stay."""
+    for _ in range(6):
+        inner = 0.25 * line[:-2] + 0.5 * line[1:-1] + 0.25 * line[2:]
+        line = np.concatenate((line[:1], inner, line[-1:]))
+    return line
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:

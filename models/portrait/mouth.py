@@ -15,17 +15,19 @@ import numpy as np
 from models.portrait.geometry import Frame, smooth_step
 from models.portrait.lips import Lips
 
-_UNIT_PX = 110  # half a mouth's width is drawn at least about so large
+_UNIT_PX = 76  # half a mouth's width is drawn at least about so large
 _MAX_FINENESS = 4
 _REACH = 1.2  # of the drawing to each side
 _MARGIN = 0.3
 _SUBPIXEL_BITS = 4
 _TOOTH_TINT = np.array((1.0, 0.965, 0.9), np.float32)
 _DARK = np.array((0.17, 0.055, 0.05), np.float32)  # of a white's brightness, far inside
+_SHADOW = np.array((0.36, 0.23, 0.21), np.float32)  # of the lips' colour, where they all but meet
 _TONGUE = np.array((0.60, 0.25, 0.24), np.float32)
 _UPPER_HEIGHT = 0.26  # of upper teeth that the picture does not show
 _MIN_TEETH_SHARE = 0.25  # of the seen mouth's inside that is bright, for it to count as teeth
-_SEAM_WIDTH = 0.03  # of the shadow where closed lips meet
+_LEAST_LIGHT, _LIT_GAP = 0.25, 0.3  # on what shows between lips that just part; the gap that lets all light in
+_SEAM_WIDTH = 0.022  # of the shadow where closed lips meet
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,9 @@ class Mouth:
         seam = 0.55 * lips.lips.upper_inner + 0.45 * lips.lips.lower_inner
         self._seam_y = np.interp(self._x[0], seam[:, 0], seam[:, 1]).astype(np.float32)
         self._dark = _DARK * white
-        self._upper = self._upper_teeth(picture, lips, white)
+        seen = self._upright(picture, lips.frame)
+        self._shadow = _SHADOW * self._lip_colour(seen, lips)
+        self._upper = self._upper_teeth(seen, lips, white)
         self._lower = self._below(white)
 
     @property
@@ -78,7 +82,10 @@ class Mouth:
         lower_patch = cv2.warpAffine(self._lower, shift, self._size)
         colour = Patch(lower_patch[..., :3], lower_patch[..., 3:]).over(colour)
         colour = self._upper.over(colour)
-        return Patch(colour * self._shade(mask, upper), mask[..., None])
+        gap = float((lower[:, 1] - upper[:, 1]).max())
+        light = _LEAST_LIGHT + (1 - _LEAST_LIGHT) * smooth_step(np.array(gap / _LIT_GAP))
+        colour = self._shadow + light * self._shade(mask, upper) * (colour - self._shadow)
+        return Patch(colour, mask[..., None])
 
     def _coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """(h, w) float32 x and y of each of the drawing's pixels."""
@@ -105,17 +112,24 @@ class Mouth:
         near = cv2.blur(mask, (_odd(0.2 * self._unit_px),) * 2)
         lit = smooth_step((near - 0.12) / 0.7)
         half = max(float(upper[-1, 0] - upper[0, 0]) / 2, 1e-3)
-        sides = np.clip(1 - 0.75 * ((self._x - upper[:, 0].mean()) / half) ** 4, 0.2, 1)
+        sides = np.clip(1 - 0.8 * np.square(np.square((self._x - upper[:, 0].mean()) / half)), 0.2, 1)
         return (lit * sides)[..., None]
 
-    def _upper_teeth(self, picture: np.ndarray, lips: Lips, white: np.ndarray) -> Patch:
-        seen = self._upright(picture, lips.frame)
+    def _upper_teeth(self, seen: np.ndarray, lips: Lips, white: np.ndarray) -> Patch:
         shown = self._shown_teeth(seen, lips)
         if shown is None:
             bottom = self._seam_y + _UPPER_HEIGHT / 2
-            return Patch(self._painted_row(white * _TOOTH_TINT, bottom), self._row_alpha(bottom))
-        bottom = self._lower_edge(shown)
-        return Patch(self._carried_on(seen, shown), self._row_alpha(bottom))
+            return Patch(self._painted_row(white * _TOOTH_TINT, bottom), self._row_alpha(bottom, (-0.9, 0.9)))
+        columns = self._x[0, shown.any(axis=0)]
+        ends = float(columns[0]) - 0.2, float(columns[-1]) + 0.2
+        return Patch(self._carried_on(seen, shown), self._row_alpha(self._lower_edge(shown), ends))
+
+    def _lip_colour(self, seen: np.ndarray, lips: Lips) -> np.ndarray:
+        """(3,) float32: of the lower lip in the picture."""
+        middle = (lips.lips.lower_inner + lips.lips.lower_outer)[3:8] / 2
+        place = ((middle - self._corner) * self._unit_px).round().astype(int)
+        x, y = np.clip(place, 0, np.array(self._size) - 1).T
+        return np.asarray(np.median(seen[y, x], axis=0), np.float32)
 
     def _upright(self, picture: np.ndarray, frame: Frame) -> np.ndarray:
         """(h, w, 3) float32: the picture's mouth in the drawing."""
@@ -173,26 +187,26 @@ class Mouth:
         place = np.arcsin(np.clip(self._x / 0.98, -1, 1)) / 0.29
         return place - np.rint(place)
 
-    def _row_alpha(self, bottom: np.ndarray) -> np.ndarray:
-        """(h, w, 1): a row of teeth down to `bottom`, each a little round below, ending to the sides."""
-        gap = 0.03 * np.exp(-((self._tooth_phase() / 0.14) ** 2))
+    def _row_alpha(self, bottom: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+        """(h, w, 1): a row of teeth down to `bottom`, each a little round below, from one x to another."""
+        gap = 0.025 * np.exp(-((self._tooth_phase() / 0.14) ** 2))
         edge = np.clip((bottom - gap - self._y) * self._unit_px / (0.9 * self.fineness) + 0.5, 0, 1)
-        sides = smooth_step((0.93 - np.abs(self._x)) / 0.2)
+        sides = smooth_step(np.minimum(self._x - ends[0], ends[1] - self._x) / 0.3)
         return (edge * sides)[..., None].astype(np.float32)
 
     def _below(self, white: np.ndarray) -> np.ndarray:
         """(h, w, 4) float32: tongue and lower teeth over nothing, the jaw being up."""
         middle = float(self._seam_y[len(self._seam_y) // 2])
-        away = (self._x / 0.62) ** 2 + ((self._y - middle - 0.3) / 0.36) ** 2
+        away = (self._x / 0.62) ** 2 + ((self._y - middle - 0.12) / 0.36) ** 2
         tongue_alpha = 0.9 * smooth_step((1.1 - away) / 0.7)
-        height = smooth_step((self._y - middle + 0.1) / 0.5)
+        height = smooth_step((self._y - middle + 0.25) / 0.5)
         tongue = _TONGUE * white * (0.45 + 0.55 * height[..., None])
-        top = self._seam_y + 0.04 - 0.1 * self._x[0] ** 2
+        top = self._seam_y - 0.02 - 0.1 * self._x[0] ** 2
         teeth_alpha = np.clip((self._y - top) * self._unit_px / self.fineness + 0.5, 0, 1)
         teeth_alpha = teeth_alpha * smooth_step((0.66 - np.abs(self._x)) / 0.2)
-        teeth = self._painted_row(0.62 * white * _TOOTH_TINT, top)
-        colour = tongue + (0.9 * teeth_alpha)[..., None] * (teeth - tongue)
-        return np.dstack((colour, np.maximum(tongue_alpha, 0.9 * teeth_alpha))).astype(np.float32)
+        teeth = self._painted_row(0.55 * white * _TOOTH_TINT, top)
+        colour = tongue + (0.85 * teeth_alpha)[..., None] * (teeth - tongue)
+        return np.dstack((colour, np.maximum(tongue_alpha, 0.85 * teeth_alpha))).astype(np.float32)
 
 
 def _down(way: np.ndarray) -> np.ndarray:

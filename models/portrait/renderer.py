@@ -21,8 +21,8 @@ from models.portrait.pose import Pose
 from models.portrait.warp import Layer, ThinPlate, fade, grid_around
 
 _NODES_PER_WIDTH = 64
-_BELOW_CHIN = 0.13  # of the face's width: how much of the neck gives way to the chin
-_WARP_FADE, _HEAD_FADE = 0.13, 0.2  # of the face's width, from the border inwards
+_BELOW_CHIN = 0.2  # of the face's width: how much of the neck gives way to the chin
+_WARP_FADE, _HEAD_FADE = 0.18, 0.2  # of the face's width, from the border inwards
 _SEAM_SOFTNESS = 0.35  # of half the mouth's width, for each such half beyond its corners
 _EYES = (
     (mesh_lines.LEFT_EYE_UPPER, mesh_lines.LEFT_EYE_LOWER, mesh_lines.LEFT_BROW_LOWER),
