@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from models.portrait.geometry import Frame, points_of, smooth_line, smooth_step, upright
+from models.portrait.pixels import sampled
 
 _MEETING = 0.8  # where the lids meet: from the open upper lid (0) to the open lower one (1)
 _SKIN_ABOVE = 0.62  # of the way from the lid up to the brow: the skin that slides
@@ -51,7 +52,10 @@ class Lids:
         return self._frame.to_picture(box)
 
     def draw(self, drawn: np.ndarray, picture: np.ndarray, rest_px: np.ndarray, blink: float) -> None:
-        """Shut the eye by `blink` in `drawn` (h, w, 3) float32, where `rest_px` (h, w, 2) says what lies where."""
+        """Shut the eye by `blink` in `drawn`, in place.
+
+        `drawn`: (h, w, 3) float32; `rest_px`: (h, w, 2), where each of its pixels is with the head at rest.
+        """
         at = self._frame.inside(rest_px)
         x, y = at[..., 0], at[..., 1]
         upper, lower = self._line_at(self._upper, x), self._line_at(self._lower, x)
@@ -70,8 +74,8 @@ class Lids:
     def _lid_skin(
         self, picture: np.ndarray, source: np.ndarray, y: np.ndarray, edge: np.ndarray
     ) -> np.ndarray:
-        """(h, w, 3) float32 at `source`, smoother where the upper lid is stretched: above the lashes at `edge`."""
-        sharp = _sampled(picture, source)
+        """(h, w, 3) float32 at `source`; smoother where the upper lid is stretched, above its `edge`."""
+        sharp = sampled(picture, source).astype(np.float32)
         soft = cv2.GaussianBlur(sharp, (0, 0), max(_SOFTNESS * self._frame.scale_px, 0.3))
         above = edge - _LASHES - y
         stretched = smooth_step(above / 0.1) * smooth_step((self._above - above) / 0.4)
@@ -98,7 +102,9 @@ class Lids:
         if self._dark is None:
             self._dark = self._lash_colour(picture)
         width = max(_LINE_WIDTH, 0.9 / self._frame.scale_px)
-        strength = _LINE_STRENGTH * float(np.clip(self._frame.scale_px / 10, 0.4, 1) * smooth_step(np.array(blink)))
+        strength = _LINE_STRENGTH * float(
+            np.clip(self._frame.scale_px / 10, 0.4, 1) * smooth_step(np.array(blink))
+        )
         line = np.exp(-((below_edge / width) ** 2)) * np.clip(1 - x**4, 0, 1)
         return lids + (strength * line)[..., None] * (self._dark - lids)
 
@@ -106,12 +112,12 @@ class Lids:
         """(3,): the darkest third along the open upper lid."""
         inside = np.abs(self._x) < 0.8
         edge = self._frame.to_picture(np.column_stack((self._x, self._upper - 0.03))[inside])
-        colours = _sampled(picture, edge[None])[0]
+        colours = sampled(picture, edge[None])[0].astype(np.float32)
         luma = colours.mean(axis=-1)
         return np.asarray(colours[luma <= np.percentile(luma, 34)].mean(axis=0))
 
     def _along(self, line: np.ndarray) -> np.ndarray:
-        """y of a lid at each of `self._x`; level beyond its corners."""
+        """The y of a lid at each of `self._x`; level beyond its corners."""
         fine = smooth_line(line, _POINTS)
         fine = fine[np.argsort(fine[:, 0], kind="stable")]
         return np.interp(self._x, fine[:, 0], fine[:, 1])
@@ -120,14 +126,8 @@ class Lids:
         return np.interp(x, self._x, line)
 
 
-def _sampled(picture: np.ndarray, at_px: np.ndarray) -> np.ndarray:
-    """(h, w, 3) float32 of the picture at (h, w, 2) px."""
-    x, y = (np.ascontiguousarray(at_px[..., axis], np.float32) for axis in range(2))
-    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-
-
 def eye_white(picture: np.ndarray, mesh_px: np.ndarray, outlines: Sequence[Sequence[int]]) -> np.ndarray:
-    """(3,) float32: how bright white is in this picture, by the brightest pixels in the eyes and the cheeks' light."""
+    """(3,) float32: what white is in this picture's light, by the brightest pixels of the eyes."""
     mask = np.zeros(picture.shape[:2], np.uint8)
     for outline in outlines:
         cv2.fillPoly(mask, [np.rint(points_of(mesh_px, outline)).astype(np.int32)], 1)

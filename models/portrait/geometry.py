@@ -28,15 +28,16 @@ class Frame:
         return np.array((self.right, (-self.right[1], self.right[0])))
 
     def inside(self, points_px: np.ndarray) -> np.ndarray:
-        """(..., 2) of the picture in this frame."""
-        return (points_px - self.origin_px) @ self._axes.T / self.scale_px
+        """(..., 2) of the picture in this frame; floats, whose width stays."""
+        to_frame = (self._axes.T / self.scale_px).astype(points_px.dtype)
+        return (points_px - self.origin_px.astype(points_px.dtype)) @ to_frame
 
     def to_picture(self, points: np.ndarray) -> np.ndarray:
         return self.vectors_px(points) + self.origin_px
 
     def vectors_px(self, vectors: np.ndarray) -> np.ndarray:
         """(..., 2): directions and lengths only, without the origin."""
-        return vectors @ self._axes * self.scale_px
+        return vectors @ (self._axes * self.scale_px).astype(vectors.dtype)
 
     def affine_from(self, unit_px: float, corner: tuple[float, float]) -> np.ndarray:
         """(2, 3): from the pixels of an upright drawing to those of the picture.

@@ -1,7 +1,7 @@
 """How the lips and the jaw of one face move with a pose: the ways of the mesh's points.
 
-The unit is half the mouth's width in the picture, x to the right and y down along the face. The lips of the picture are
-one state among others: `Pose.opening` 0 brings the inner lips together from wherever they are.
+The unit is half the mouth's width in the picture, x to the right and y down along the face. The lips of the
+picture are one state among others: `Pose.opening` 0 brings the inner lips together from wherever they are.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ _CHEEK_SHARE = 0.35
 _CHEEKS = (205, 425)
 _JAW = (*FACE_OVAL[10:27], 199, 200, 175, 18, 32, 262, 211, 431)
 _SKULL = (
-    *FACE_OVAL[:10], *FACE_OVAL[27:], 168, 6, 197, 195, 5, 4, 1, 2, 98, 327, 94, 33, 133, 263, 362, 159, 145, 386,
-    374, 70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 50, 280, 101, 330, 117, 346, 118, 347, 151, 9,
+    *FACE_OVAL[:10], *FACE_OVAL[27:], 168, 6, 197, 195, 5, 4, 1, 2, 98, 327, 94, 33, 133, 263, 362,
+    159, 145, 386, 374, 70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 50, 280, 101, 330, 117, 346, 118, 347,
+    151, 9,
 )  # fmt: skip
 _CONTOUR_POINTS = 41
 
@@ -58,7 +59,7 @@ class LipPoints:
 class Lips:
     """The points that hold or move the lower face, and where a pose takes them.
 
-    Points come in four groups: skull (never moves), jaw, cheeks, then the lips' outer and inner lines of one side.
+    Points come in groups: the skull's (never move), the jaw's, the cheeks', then one lip's two lines.
     """
 
     def __init__(self, mesh_px: np.ndarray) -> None:

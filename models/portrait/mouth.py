@@ -1,8 +1,9 @@
 """The inside of a talking mouth: teeth, tongue and the dark behind them, seen between the inner lips.
 
-It is drawn upright in the mouth's own frame (see lips.py), finer than the picture where the mouth is small, and then turned into the
-picture. Upper teeth stay with the skull; lower teeth and tongue go with the jaw. Teeth that the picture shows are
-kept and carried on to where a lip covers them; others are painted in the colour of the eyes' white.
+It is drawn upright in the mouth's own frame (see lips.py), finer than the picture where the mouth is small,
+and then turned into the picture. Upper teeth stay with the skull; lower teeth and tongue go with the jaw.
+Teeth that the picture shows are kept and carried on to where a lip covers them; others are painted in the
+eyes' white.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from models.portrait.geometry import Frame, smooth_step
 from models.portrait.lips import Lips
+from models.portrait.pixels import as_bytes, box_of
 
 _UNIT_PX = 76  # half a mouth's width is drawn at least about so large
 _MAX_FINENESS = 4
@@ -26,19 +28,23 @@ _SHADOW = np.array((0.36, 0.23, 0.21), np.float32)  # of the lips' colour, where
 _TONGUE = np.array((0.60, 0.25, 0.24), np.float32)
 _UPPER_HEIGHT = 0.26  # of upper teeth that the picture does not show
 _MIN_TEETH_SHARE = 0.25  # of the seen mouth's inside that is bright, for it to count as teeth
-_LEAST_LIGHT, _LIT_GAP = 0.25, 0.3  # on what shows between lips that just part; the gap that lets all light in
+_LEAST_LIGHT, _LIT_GAP = (
+    0.25,
+    0.3,
+)  # on what shows between lips that just part; the gap that lets all light in
 _SEAM_WIDTH = 0.022  # of the shadow where closed lips meet
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Colour over something: (h, w, 3) float32 0..255 and (h, w, 1) float32 0..1."""
+    """Colour to lay over something: (h, w, 3) float32 0..255, and how much of it, (h, w, 1) float32 0..1.
+
+    `first_row`: of the whole drawing, which the patch is a stripe of.
+    """
 
     colour: np.ndarray
     alpha: np.ndarray
-
-    def over(self, below: np.ndarray) -> np.ndarray:
-        return below + self.alpha * (self.colour - below)
+    first_row: int = 0
 
 
 class Mouth:
@@ -63,29 +69,18 @@ class Mouth:
         self._upper = self._upper_teeth(seen, lips, white)
         self._lower = self._below(white)
 
-    @property
-    def corners(self) -> np.ndarray:
-        """(4, 2): the drawing's corners."""
-        left, top = self._corner
-        right, bottom = left + self._size[0] / self._unit_px, top + self._size[1] / self._unit_px
-        return np.array(((left, top), (right, top), (right, bottom), (left, bottom)))
-
-    def affine(self, frame: Frame) -> np.ndarray:
-        """(2, 3): from the drawing's pixels to the picture's, with the mouth's frame at `frame`."""
-        return frame.affine_from(self._unit_px, self._corner)
-
     def draw(self, upper: np.ndarray, lower: np.ndarray, jaw_way: float) -> Patch:
         """Between the inner lips (M, 2), upper and lower from left to right, with the jaw `jaw_way` down."""
-        mask = self._opening(upper, lower)
-        colour = np.broadcast_to(self._dark, (*mask.shape, 3))
-        shift = np.array(((1, 0, 0), (0, 1, jaw_way * self._unit_px)), np.float32)
-        lower_patch = cv2.warpAffine(self._lower, shift, self._size)
-        colour = Patch(lower_patch[..., :3], lower_patch[..., 3:]).over(colour)
-        colour = self._upper.over(colour)
-        gap = float((lower[:, 1] - upper[:, 1]).max())
-        light = _LEAST_LIGHT + (1 - _LEAST_LIGHT) * smooth_step(np.array(gap / _LIT_GAP))
-        colour = self._shadow + light * self._shade(mask, upper) * (colour - self._shadow)
-        return Patch(colour, mask[..., None])
+        outline = self._outline(upper, lower)
+        rows = self._rows(outline)
+        mask = self._filled(outline, rows)
+        shift = np.array(((1, 0, 0), (0, 1, jaw_way * self._unit_px - rows.start)), np.float32)
+        size = self._size[0], rows.stop - rows.start
+        behind = cv2.warpAffine(self._lower, shift, size, borderValue=self._dark.tolist())
+        teeth = self._upper.colour[rows] - behind
+        colour = behind + self._upper.alpha[rows] * teeth - self._shadow
+        light = self._light(upper, lower) * self._shade(mask, upper)
+        return Patch(self._shadow + light * colour, mask[..., None], rows.start)
 
     def _coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """(h, w) float32 x and y of each of the drawing's pixels."""
@@ -95,25 +90,40 @@ class Mouth:
             (y / self._unit_px + self._corner[1]).astype(np.float32),
         )
 
-    def _opening(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """(h, w) float32 0..1: what lies between the lips, and the shadow of closed ones."""
+    def _outline(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """(2 M, 2) px of the drawing: what lies between the lips, with the shadow of closed ones."""
         gap = float(np.clip((lower[:, 1] - upper[:, 1]).max(), 0, None))
         strength = max(self._seam_always, min(gap / 0.1, 1.0))
         taper = np.sqrt(np.clip(1 - np.linspace(-1, 1, len(upper)) ** 2, 0, 1)) * _SEAM_WIDTH / 2 * strength
         outline = np.concatenate((upper - _down(taper), (lower + _down(taper))[::-1]))
-        pixels = (outline - self._corner) * self._unit_px * (1 << _SUBPIXEL_BITS)
-        mask = np.zeros(self._size[::-1], np.uint8)
+        return np.asarray((outline - self._corner) * self._unit_px)
+
+    def _rows(self, outline: np.ndarray) -> slice:
+        """Of the drawing: those that the outline touches."""
+        low, high = outline[:, 1].min() - 2 * self.fineness, outline[:, 1].max() + 2 * self.fineness
+        first, last = (int(np.clip(row, 0, self._size[1] - 1)) for row in (low, high))
+        return slice(first, last + 1)
+
+    def _filled(self, outline: np.ndarray, rows: slice) -> np.ndarray:
+        """(rows, w) float32 0..1: inside the outline."""
+        mask = np.zeros((rows.stop - rows.start, self._size[0]), np.uint8)
+        pixels = (outline - (0, rows.start)) * (1 << _SUBPIXEL_BITS)
         cv2.fillPoly(mask, [np.rint(pixels).astype(np.int32)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
-        blur = 0.35 * self.fineness
-        return cv2.GaussianBlur(mask, (0, 0), max(blur, 0.3)).astype(np.float32) / 255
+        soft = cv2.GaussianBlur(mask, (0, 0), 0.35 * self.fineness)
+        return soft.astype(np.float32) / 255
+
+    def _light(self, upper: np.ndarray, lower: np.ndarray) -> float:
+        """How much light comes in between the lips."""
+        gap = float((lower[:, 1] - upper[:, 1]).max())
+        return _LEAST_LIGHT + (1 - _LEAST_LIGHT) * float(smooth_step(np.array(gap / _LIT_GAP)))
 
     def _shade(self, mask: np.ndarray, upper: np.ndarray) -> np.ndarray:
         """(h, w, 1): the lips' shadow on what is behind them; deeper in the corners and in a narrow gap."""
-        near = cv2.blur(mask, (_odd(0.2 * self._unit_px),) * 2)
+        near = cv2.blur(mask, (_odd(0.2 * self._unit_px),) * 2, borderType=cv2.BORDER_CONSTANT)
         lit = smooth_step((near - 0.12) / 0.7)
         half = max(float(upper[-1, 0] - upper[0, 0]) / 2, 1e-3)
-        sides = np.clip(1 - 0.8 * np.square(np.square((self._x - upper[:, 0].mean()) / half)), 0.2, 1)
-        return (lit * sides)[..., None]
+        aside = (self._x[0] - float(upper[:, 0].mean())) / half
+        return (lit * np.clip(1 - 0.8 * aside**4, 0.2, 1))[..., None]
 
     def _upper_teeth(self, seen: np.ndarray, lips: Lips, white: np.ndarray) -> Patch:
         shown = self._shown_teeth(seen, lips)
@@ -134,7 +144,7 @@ class Mouth:
     def _upright(self, picture: np.ndarray, frame: Frame) -> np.ndarray:
         """(h, w, 3) float32: the picture's mouth in the drawing."""
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        affine = self.affine(frame).astype(np.float32)
+        affine = frame.affine_from(self._unit_px, self._corner)
         drawn = cv2.warpAffine(picture, affine, self._size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return drawn.astype(np.float32)
 
@@ -195,7 +205,7 @@ class Mouth:
         return (edge * sides)[..., None].astype(np.float32)
 
     def _below(self, white: np.ndarray) -> np.ndarray:
-        """(h, w, 4) float32: tongue and lower teeth over nothing, the jaw being up."""
+        """(h, w, 3) float32: tongue and lower teeth before the dark, the jaw being up."""
         middle = float(self._seam_y[len(self._seam_y) // 2])
         away = (self._x / 0.62) ** 2 + ((self._y - middle - 0.12) / 0.36) ** 2
         tongue_alpha = 0.9 * smooth_step((1.1 - away) / 0.7)
@@ -206,11 +216,39 @@ class Mouth:
         teeth_alpha = teeth_alpha * smooth_step((0.66 - np.abs(self._x)) / 0.2)
         teeth = self._painted_row(0.55 * white * _TOOTH_TINT, top)
         colour = tongue + (0.85 * teeth_alpha)[..., None] * (teeth - tongue)
-        return np.dstack((colour, np.maximum(tongue_alpha, 0.85 * teeth_alpha))).astype(np.float32)
+        alpha = np.maximum(tongue_alpha, 0.85 * teeth_alpha)[..., None]
+        return (self._dark + alpha * (colour - self._dark)).astype(np.float32)
+
+    def lay_in(self, part: np.ndarray, corner_px: tuple[int, int], patch: Patch, frame: Frame) -> None:
+        """Lay what `draw` gave over a part of the picture, in place.
+
+        `corner_px`: x, y of the part's first pixel; `frame`: where the mouth's own frame is by now.
+        """
+        corner = self._corner[0], self._corner[1] + patch.first_row / self._unit_px
+        affine = frame.affine_from(self._unit_px, corner)  # (2, 3)
+        affine[:, 2] -= corner_px
+        rows, columns = box_of(_corners(patch) @ affine[:, :2].T + affine[:, 2], part.shape)
+        height_px, width_px = rows.stop - rows.start, columns.stop - columns.start
+        if not (height_px and width_px):
+            return
+        fine = self.fineness
+        affine[:, 2] -= columns.start, rows.start
+        affine[:, 2] += 0.5 - 0.5 / fine  # the first of the finer pixels is that far from their middle
+        drawing = np.dstack((patch.colour * patch.alpha, patch.alpha))
+        turned = cv2.warpAffine(drawing, affine * fine, (width_px * fine, height_px * fine))
+        turned = cv2.resize(turned, (width_px, height_px), interpolation=cv2.INTER_AREA)
+        below = part[rows, columns].astype(np.float32)
+        part[rows, columns] = as_bytes(below * (1 - turned[..., 3:]) + turned[..., :3])
 
 
 def _down(way: np.ndarray) -> np.ndarray:
     return np.column_stack((np.zeros_like(way), way))
+
+
+def _corners(patch: Patch) -> np.ndarray:
+    """(4, 2): x, y of its corner pixels."""
+    height, width = patch.alpha.shape[:2]
+    return np.array(((0, 0), (width, 0), (width, height), (0, height)))
 
 
 def _odd(size_px: float) -> int:

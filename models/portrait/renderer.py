@@ -1,14 +1,14 @@
-"""Draws a portrait in a pose: the picture, warped around the mouth and the eyes, with a mouth's inside painted in.
+"""Draws a portrait in a pose: the picture, warped around mouth and eyes, with a mouth's inside painted in.
 
-What moves is the mesh's face and a little of the neck below the chin. Outside `PortraitRenderer.area` every frame is the
-picture itself, bit for bit. A frame is sampled from the picture once, so that it stays as sharp as it was.
+What moves is the mesh's face and a little of the neck below the chin. Outside `PortraitRenderer.area` every
+frame is the picture itself, bit for bit. A frame is sampled from the picture once, so that it stays as
+sharp as it was.
 """
 
 from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 
 from models import face_topology as mesh_lines
@@ -16,11 +16,12 @@ from models.faces import Face
 from models.portrait.eyes import Lids, eye_white
 from models.portrait.geometry import Frame, face_width_px, points_of, smooth_step, upright
 from models.portrait.lips import Lips
-from models.portrait.mouth import Mouth, Patch
+from models.portrait.mouth import Mouth
+from models.portrait.pixels import as_bytes, box_of, sampled
 from models.portrait.pose import Pose
 from models.portrait.warp import Layer, ThinPlate, fade, grid_around
 
-_NODES_PER_WIDTH = 64
+_NODES_PER_WIDTH = 48
 _BELOW_CHIN = 0.2  # of the face's width: how much of the neck gives way to the chin
 _WARP_FADE, _HEAD_FADE = 0.18, 0.2  # of the face's width, from the border inwards
 _SEAM_SOFTNESS = 0.35  # of half the mouth's width, for each such half beyond its corners
@@ -68,7 +69,7 @@ class PortraitRenderer:
         upper_ways, lower_ways = self._lips.ways_px(pose)
         upper, lower = self._contours_px(upper_ways, lower_ways)
         source = rest + self._skin_way(rest, (upper_ways, lower_ways), (upper, lower))
-        part = _sampled(self._picture, source)
+        part = sampled(self._picture, source)
         self._paint_mouth(part, pose, (upper, lower))
         self._blink(part, pose, rest)
         frame[self._grid.rows_columns] = part
@@ -81,7 +82,8 @@ class PortraitRenderer:
         self._head_share = self._grid.sample(still, self._pixels)[..., None]  # (h, w, 1)
         unit_px = self._lips.frame.scale_px
         plates = [
-            ThinPlate(self._lips.points_px(upper=upper), self._lips.moving, unit_px) for upper in (True, False)
+            ThinPlate(self._lips.points_px(upper=upper), self._lips.moving, unit_px)
+            for upper in (True, False)
         ]
         self._layers = [Layer(plate, self._grid, window) for plate in plates]
         self._contours = self._lips.contours_px()
@@ -131,7 +133,7 @@ class PortraitRenderer:
     def _below_seam(self, rest: np.ndarray, contours: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """(h, w) float32: 0 where the upper lip's side is, 1 on the lower one's; soft beside the mouth."""
         frame = self._lips.frame
-        at = frame.inside(rest).astype(np.float32)
+        at = frame.inside(rest)
         upper, lower = (frame.inside(contour) for contour in contours)
         middle = (upper + lower) / 2
         x = at[..., 0]
@@ -148,25 +150,7 @@ class PortraitRenderer:
         moved = Frame(origin, turn @ frame.right, frame.scale_px)
         upper, lower = (frame.inside(contour) for contour in contours)
         patch = self._mouth.draw(upper, lower, 0.8 * self._lips.gap(pose))
-        self._lay_in(part, patch, moved)
-
-    def _lay_in(self, part: np.ndarray, patch: Patch, frame: Frame) -> None:
-        """Turn the mouth's drawing into the picture and lay it over `part`, in place."""
-        box = self._box(frame.to_picture(self._mouth.corners))
-        rows, columns = box
-        if rows.stop <= rows.start or columns.stop <= columns.start:
-            return
-        fine = self._mouth.fineness
-        size = (columns.stop - columns.start) * fine, (rows.stop - rows.start) * fine
-        affine = self._mouth.affine(frame)
-        affine[:, 2] -= (columns.start + self._grid.left, rows.start + self._grid.top)
-        affine = affine * fine
-        affine[:, 2] += (fine - 1) / 2  # middles of the finer pixels
-        drawing = np.dstack((patch.colour * patch.alpha, patch.alpha))
-        turned = cv2.warpAffine(drawing, affine, size)
-        turned = cv2.resize(turned, (size[0] // fine, size[1] // fine), interpolation=cv2.INTER_AREA)
-        below = part[box].astype(np.float32)
-        part[box] = _bytes(below * (1 - turned[..., 3:]) + turned[..., :3])
+        self._mouth.lay_in(part, (self._grid.left, self._grid.top), patch, moved)
 
     def _blink(self, part: np.ndarray, pose: Pose, rest: np.ndarray) -> None:
         if pose.blink <= 0:
@@ -174,19 +158,11 @@ class PortraitRenderer:
         turn, shift = self._head(pose)
         for lids in self._lids:
             outline = self._pivot + (lids.outline_px() - self._pivot) @ turn.T + shift
-            box = self._box(outline)
+            box = box_of(outline - (self._grid.left, self._grid.top), part.shape)
             drawn = part[box].astype(np.float32)
             if drawn.size:
                 lids.draw(drawn, self._picture, rest[box], min(pose.blink, 1.0))
-                part[box] = _bytes(drawn)
-
-    def _box(self, points_px: np.ndarray) -> tuple[slice, slice]:
-        """Rows and columns of the area that hold the points."""
-        limit = np.array((self._grid.width, self._grid.height))
-        local = points_px - (self._grid.left, self._grid.top)
-        low = np.clip(np.floor(local.min(axis=0)), 0, limit).astype(int)
-        high = np.clip(np.ceil(local.max(axis=0)) + 1, 0, limit).astype(int)
-        return slice(low[1], high[1]), slice(low[0], high[0])
+                part[box] = as_bytes(drawn)
 
 
 def _moving_outline(mesh_px: np.ndarray, width_px: float) -> np.ndarray:
@@ -197,12 +173,3 @@ def _moving_outline(mesh_px: np.ndarray, width_px: float) -> np.ndarray:
     lowest = max(float(inside[:, 1].max()), 1e-3)
     inside[:, 1] += _BELOW_CHIN * smooth_step(inside[:, 1] / lowest)
     return frame.to_picture(inside)
-
-
-def _sampled(picture: np.ndarray, at_px: np.ndarray) -> np.ndarray:
-    x, y = (np.ascontiguousarray(at_px[..., axis], np.float32) for axis in range(2))
-    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _bytes(colours: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(colours), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
 """A smooth displacement of the picture that follows some points and dies out at the border of an area.
 
-Thin-plate splines (Bookstein 1989) spread the points' ways over a coarse grid. The spline is linear in the ways, so that
-it is solved once: a frame costs a small matrix product and the search for the inverse.
+Thin-plate splines (Bookstein 1989) spread the points' ways over a coarse grid. The spline is linear in the
+ways, so that it is solved once: a frame costs a small matrix product and the search for the inverse.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from models.portrait.geometry import smooth_step
 
 _STIFFNESS = 1e-4  # lets close points with different ways agree instead of making a ripple
-_INVERSE_STEPS = 6
+_INVERSE_STEPS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Grid:
     def pixels_px(self) -> np.ndarray:
         """(height, width, 2) float32: where each pixel of the rectangle is."""
         x, y = np.meshgrid(np.arange(self.width), np.arange(self.height))
-        return (np.stack((x, y), axis=-1) + (self.left, self.top)).astype(np.float32)
+        return np.stack((x + self.left, y + self.top), axis=-1).astype(np.float32)
 
     def sample(self, values: np.ndarray, at_px: np.ndarray) -> np.ndarray:
         """`values` (rows, columns, C) of the nodes, at (..., 2) px of the picture: (..., C)."""
