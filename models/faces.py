@@ -29,6 +29,7 @@ _CROP_FACTOR = 1.5
 _MAX_REDUCTION = 8  # by averaging; what is left is done by picking pixels
 _BOX_CELLS = ((16, 2), (8, 6))  # cells per side of each grid of the detector, and boxes per cell
 _LEFT_EYE, _RIGHT_EYE = 0, 1  # of the detector's six points
+_PLACES = [0, *range(2, 8)]  # of a detected (8, 2): all but its second row, which is a size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,11 +110,10 @@ class FaceFinder:
         square, reduction, margin_px = _letterboxed(picture, size, share)
         outputs = _run(self._detector, square / 127.5 - 1)
         scores = torch.sigmoid(outputs["classificators"]).flatten().numpy()  # (N,)
-        found = scores >= MIN_SCORE
-        boxes = _decoded(outputs["regressors"][0].numpy(), size)[found]  # (n, 8, 2)
-        boxes[:, 0] -= margin_px
-        boxes[:, 2:] -= margin_px
-        return _merged(boxes / reduction, scores[found])
+        boxes = _decoded(outputs["regressors"][0].numpy(), size)  # (N, 8, 2)
+        found = (scores >= MIN_SCORE) & (boxes[:, 1] >= 1).all(axis=1)
+        boxes[:, _PLACES] -= margin_px
+        return _merged(boxes[found] / reduction, scores[found])
 
     def _face_in(self, picture: np.ndarray, crop: _Crop) -> Face | None:
         size = self._mesh.input_shape[1]
@@ -157,7 +157,7 @@ def _letterboxed(picture: np.ndarray, size: int, share: float) -> tuple[np.ndarr
 def _decoded(raw: np.ndarray, size: int) -> np.ndarray:
     """(N, 8, 2) px of the input from (N, 16): all but a box's size count from the middle of its cell."""
     boxes = raw.reshape(-1, 8, 2).copy()
-    boxes[:, [0, *range(2, 8)]] += _cell_middles()[:, None] * size
+    boxes[:, _PLACES] += _cell_middles()[:, None] * size
     return boxes
 
 
