@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math from collections.abc import Iterator from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from models.portrait.mouth_track import MouthTrack from models.portrait.pose import Pose
+from models.portrait.mouth_track import MouthTrack
+from models.portrait.pose import Pose
 
-MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.5, 0.75, 0.35 # of one frame; lips shut faster than they open
-SWAY_LIMITS = Pose(shift_x=0.012, shift_y=0.014, roll_deg=1.1) """The most that the head leaves its place:
-to either side, up or down, turned.
-"""
+MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.5, 0.75, 0.35  # of one frame; lips shut faster than they open
+SWAY_LIMITS = Pose(shift_x=0.012, shift_y=0.014, roll_deg=1.1)
+"""The most that the head leaves its place: to either side, up or down, turned."""
 
 _BLINK_S = (0.0, 0.12, 0.16, 0.26, 0.36)
 _BLINK_SHUT = (0.0, 1.0, 1.0, 0.35, 0.0)
