@@ -11,7 +11,7 @@ import numpy as np
 from models.portrait.mouth_track import MouthTrack
 from models.portrait.pose import Pose
 
-MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.5, 0.75, 0.35  # of one frame; lips shut faster than they open
+MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.4, 0.45, 0.3  # from one frame to the next
 SWAY_LIMITS = Pose(shift_x=0.012, shift_y=0.014, roll_deg=1.1)
 """The most that the head leaves its place: to either side, up or down, turned."""
 
@@ -43,7 +43,7 @@ class _Wave:
 def poses(track: MouthTrack, *, seed: int) -> Iterator[Pose]:
     """One pose for each frame of the track; the head starts from its place in the picture.
 
-    The same seed gives the same poses, however long the track goes on.
+    The same seed gives the same poses, however long the track goes on; a frame's lips know the next frame.
     """
     blinks = _blinks(np.random.default_rng((seed, 0)), track.fps)
     head = _head(track, np.random.default_rng((seed, 1)))
@@ -52,12 +52,18 @@ def poses(track: MouthTrack, *, seed: int) -> Iterator[Pose]:
 
 
 def _lips(track: MouthTrack) -> Iterator[tuple[float, float]]:
-    """Opening and spread, with jumps spread over frames."""
+    """Opening and spread, with jumps spread over frames; lips begin a frame early, to shut in time."""
     opening, spread = 0.0, 0.0
-    for next_opening, next_spread in zip(track.opening.tolist(), track.spread.tolist(), strict=True):
-        opening += min(max(next_opening - opening, -MAX_FALL), MAX_RISE)
-        spread += min(max(next_spread - spread, -MAX_SPREAD_CHANGE), MAX_SPREAD_CHANGE)
+    openings = track.opening.tolist()
+    following = (*openings[1:], *openings[-1:])
+    for now, after, next_spread in zip(openings, following, track.spread.tolist(), strict=True):
+        opening = _towards(min(now, after + MAX_FALL), opening, MAX_FALL, MAX_RISE)
+        spread = _towards(next_spread, spread, MAX_SPREAD_CHANGE, MAX_SPREAD_CHANGE)
         yield min(max(opening, 0.0), 1.0), min(max(spread, -1.0), 1.0)
+
+
+def _towards(target: float, before: float, max_fall: float, max_rise: float) -> float:
+    return before + min(max(target - before, -max_fall), max_rise)
 
 
 def _blinks(random: np.random.Generator, fps: int) -> Iterator[float]:
