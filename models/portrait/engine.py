@@ -1,7 +1,7 @@
 """The embedded engine of talking portraits: the picture itself, warped to what the sound says.
 
-A face's 468 points are found once; then every frame is one warp of the picture, so that what is not face stays
-as it is. Drawing and encoding overlap, and neither time nor memory depends on what was drawn before.
+A face's 468 points are found once; then every frame is one warp of the picture, so that what is not face
+stays as it is. Drawing and encoding overlap; a frame's time and memory do not depend on those before it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from models.portrait.limits import MAX_SIDE_PX, check_length
 from models.portrait.mouth_track import FPS, MouthTrack, mouth_track
 from models.portrait.performance import poses
 from models.portrait.renderer import PortraitRenderer
-from models.video_streams import ChunkWriter, TimedFrame, VideoForm, mux
+from models.video_streams import ChunkWriter, TimedFrame, VideoForm, even, mux
 
 if TYPE_CHECKING:
     from models.zoo.hallo2 import AnimateInputs
@@ -42,7 +42,9 @@ _QUEUE_BYTES = 16 << 20  # frames that may wait for the encoder
 _PROFILE_DEG = 25.0
 _SMALL_FACE_PX = 64
 _DRAWING = "1"  # changes with every change of what is drawn, so that no part of an older version is reused
-_NO_FACE = "image_path shows no face that can be found: use a photograph of one person who looks at the camera"
+_NO_FACE = (
+    "image_path shows no face that can be found: use a photograph of one person who looks at the camera"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class _Portrait:
 
 
 class PortraitEngine(Engine):
-    """Runs on one core; memory does not grow with the video, but for 20 MB an hour of features of the sound."""
+    """Memory grows with the sound's features alone, see `speech_features`. Safe from several threads."""
 
     def load(self, resources: Resources) -> None:
         begin_s = time.monotonic()
@@ -107,7 +109,7 @@ class PortraitEngine(Engine):
         return _Portrait(_evenly(shown), faces, tuple(_picture_notes(picture, shown, faces)))
 
     def _render(self, portrait: _Portrait, track: MouthTrack, seed: int, context: RunContext) -> list[Path]:
-        """The files of all frames, in their order; those that an earlier attempt finished are not made again."""
+        """The files of all frames, in order; those that an earlier attempt finished are not made again."""
         total = len(track.opening)
         parts = _Parts(context, _key(portrait, track, seed))
         done = min(parts.resume() * _CHUNK_FRAMES, total)
@@ -199,12 +201,12 @@ def _frames(portrait: _Portrait, track: MouthTrack, seed: int, first: int) -> It
 
 
 def _reduced(picture: np.ndarray) -> np.ndarray:
-    """The picture with no side above MAX_SIDE_PX."""
+    """The picture with no side above MAX_SIDE_PX; what had to be reduced has even sides."""
     height_px, width_px = picture.shape[:2]
     scale = Fraction(MAX_SIDE_PX, max(height_px, width_px))
     if scale >= 1:
         return picture
-    size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
+    size = (even(width_px * scale), even(height_px * scale))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -236,7 +238,7 @@ def _picture_notes(picture: np.ndarray, shown: np.ndarray, faces: tuple[Face, ..
     if len(faces) > 1:
         yield f"The picture shows {len(faces)} faces: the largest one speaks."
     if abs(face.yaw_deg) > _PROFILE_DEG:
-        yield f"The face is turned aside by about {abs(face.yaw_deg):.0f} degrees: a frontal one moves better."
+        yield f"The face is turned aside by {abs(face.yaw_deg):.0f} degrees: a frontal one moves better."
     if face.size_px < _SMALL_FACE_PX:
         yield f"The face is only {face.size_px:.0f} pixels large: a closer picture shows more of its speech."
     if shown is not picture:

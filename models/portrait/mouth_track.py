@@ -1,9 +1,9 @@
 """From sound to mouth: how far the lips open and how wide they are, 25 times a second.
 
 A vowel's first formant opens the jaw, the second makes the lips wide or round; a short gap in the energy of
-the formants is a closure, by the lips (m, b, p) or, where it ends in a hiss, by the tongue (t, k). What sounds
-alike is shut alike: n, d and g often close the lips too.
-All levels count relative to the voice's own, so a quiet recording moves the mouth like a loud one.
+the formants is a closure, by the lips (m, b, p) or, where it ends in a hiss, by the tongue (t, k). What
+sounds alike is shut alike: n, d and g often close the lips too. All levels count relative to the voice's
+own, so a quiet recording moves the mouth like a loud one.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def track_of(features: SpeechFeatures) -> MouthTrack:
     """The whole track at once: speakers are known by what they say in all of the recording."""
     count = num_frames(features.num_samples)
     if not count:
-        return MouthTrack(*(np.zeros(0, np.float32) for _ in range(3)))
+        nothing = np.zeros(0, np.float32)
+        return MouthTrack(nothing, nothing, nothing)
     voice = _voice(features)
     jaw = _between(features.level_db(500, 1100) - features.level_db(250, 500), voice.weight)
     opening = voice.level * (_LEAST_JAW + (1 - _LEAST_JAW) * jaw)

@@ -1,4 +1,4 @@
-"""The mouth that a sound moves: vowels made here, a voice that tells its phonemes, and a real conversation."""
+"""The mouth that a sound moves: vowels made here, a voice that tells its phonemes, a real conversation."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_lips_close_for_most_of_m_b_and_p(tmp_path):
         opening = mouth_track(path).opening
         assert len(opening) == math.ceil(len(read_audio(path, rate_hz=RATE_HZ, channels=1)[0]) / FRAME)
         for before, phoneme in pairwise(said):
-            # The network says where a phoneme's sound ends; its closure begins with the end of the one before.
+            # The network tells where a phoneme is released; its closure begins in the one before.
             start_s = max((before.start_s + before.end_s) / 2, phoneme.start_s - 0.08)
             held = opening[int(start_s * FPS) : int((phoneme.end_s + 0.02) * FPS) + 1]
             if phoneme.sign in "mbp":
