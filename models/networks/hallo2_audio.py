@@ -8,12 +8,12 @@ hallo/models/attention.py at 4e38e36ab6d8e786948a5c334aafc232ef3ef23a.
 from __future__ import annotations
 
 from diffusers.models.attention import FeedForward
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.hallo2_conditions import MotionScale
 from models.networks.hallo2_config import Hallo2Config
+from models.networks.hallo2_layers import attention
 
 _Regions = tuple[Tensor, Tensor, Tensor]
 
@@ -41,13 +41,12 @@ class AudioBlock(nn.Module):
 
     def __init__(self, width: int, config: Hallo2Config) -> None:
         super().__init__()
-        shape = {"query_dim": width, "heads": config.heads, "dim_head": width // config.heads}
         self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(**shape)
+        self.attn1 = attention(width, config)
         self.norm2 = nn.LayerNorm(width)
-        self.attn2_0 = Attention(**shape, cross_attention_dim=config.context_width)
-        self.attn2_1 = Attention(**shape, cross_attention_dim=config.context_width)
-        self.attn2_2 = Attention(**shape, cross_attention_dim=config.context_width)
+        self.attn2_0 = attention(width, config, context_width=config.context_width)
+        self.attn2_1 = attention(width, config, context_width=config.context_width)
+        self.attn2_2 = attention(width, config, context_width=config.context_width)
         self.zero_conv_full = nn.Conv2d(width, width, 1)
         self.zero_conv_face = nn.Conv2d(width, width, 1)
         self.zero_conv_lip = nn.Conv2d(width, width, 1)

@@ -7,6 +7,8 @@ at 5fed0e6050db9e10e7379e00a73acccdbcb77e80; the frames in front: hallo/models/u
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -44,9 +46,9 @@ class TemporalTransformer(nn.Module):
         """
         batch, num_motion = motion.shape[:2]
         height, width = frames.shape[2:]
-        clip = frames.unflatten(0, (batch, -1))  # (B, F, C, h, w)
-        earlier = motion.transpose(2, 3).unflatten(3, (height, width))  # (B, M, C, h, w)
-        film = torch.cat([earlier.to(clip.dtype), clip], dim=1)  # (B, T, C, h, w), T = M + F
+        clip = frames.reshape(batch, -1, *frames.shape[1:])  # (B, F, C, h, w)
+        earlier = motion.transpose(2, 3).reshape(batch, num_motion, *frames.shape[1:])  # (B, M, C, h, w)
+        film = torch.cat([earlier, clip], dim=1)  # (B, T, C, h, w), T = M + F
         normed = self.norm(film.flatten(0, 1)).unflatten(0, (batch, -1))
         tokens = normed.flatten(3).permute(0, 3, 1, 2).flatten(0, 1)  # (B*h*w, T, C)
         tokens = self.proj_in(tokens)
@@ -81,9 +83,9 @@ class TemporalAttention(Attention):
         super().__init__(query_dim=width, heads=config.heads, dim_head=width // config.heads)
         self.pos_encoder = Positions(width, config.motion_positions)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, T, C) to (N, T, C)."""
-        return super().forward(self.pos_encoder(tokens))
+        return super().forward(self.pos_encoder(hidden_states), *args, **kwargs)
 
 
 class Positions(nn.Module):
@@ -95,4 +97,5 @@ class Positions(nn.Module):
         self.register_buffer("pe", torch.zeros(1, count, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(N, T, C) to (N, T, C)."""
         return tokens + self.pe[:, : tokens.shape[1]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.hallo2_config import Hallo2Config
+from models.networks.hallo2_layers import attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +63,26 @@ class ReferenceAttention(nn.Module):
         self.transformer_blocks = nn.ModuleList([ReferenceBlock(width, config)])
         self.proj_out = nn.Conv2d(width, width, 1)
 
-    def forward(self, frames: Tensor, image_tokens: Tensor, reference: ReferenceFeatures) -> Tensor:
-        """Frames (B*F, C, h, w) and tokens (B, 4, 768) to frames."""
+    def forward(
+        self, frames: Tensor, image_tokens: Tensor, reference: ReferenceFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Frames (B*F, C, h, w) and tokens (B, 4, 768) to frames; also what the motion module is to see."""
         own = reference.blocks[self.name]
         num_frames = frames.shape[0] // image_tokens.shape[0]
         tokens = self.proj_in(self.norm(frames)).flatten(2).transpose(1, 2)  # (B*F, L, C)
-        for block in self.transformer_blocks:
-            tokens = block(tokens, image_tokens, own, reference.unconditional_rows * num_frames)
-        return frames + self.proj_out(tokens.transpose(1, 2).unflatten(2, frames.shape[2:]))
+        tokens = self._block(tokens, image_tokens, own, reference.unconditional_rows * num_frames)
+        change = self.proj_out(tokens.transpose(1, 2).unflatten(2, frames.shape[2:]))
+        return frames + change, own.motion
 
     def given(self, features: Tensor) -> BlockReference:
         """(B, 1 + M, L, C) of the reference UNet, portrait first, as this attention uses it."""
-        (block,) = self.transformer_blocks
         portrait = features[-1:, 0]  # (1, L, C): the conditional row, the only one that is looked at
-        key, value = _heads(block.attn1, portrait)
+        key, value = _heads(self._block.attn1, portrait)
         return BlockReference(key, value, features[:, 1:])
+
+    @property
+    def _block(self) -> ReferenceBlock:
+        return cast("ReferenceBlock", self.transformer_blocks[0])
 
 
 class ReferenceBlock(nn.Module):
@@ -83,11 +90,10 @@ class ReferenceBlock(nn.Module):
 
     def __init__(self, width: int, config: Hallo2Config) -> None:
         super().__init__()
-        shape = {"query_dim": width, "heads": config.heads, "dim_head": width // config.heads}
         self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(**shape)
+        self.attn1 = attention(width, config)
         self.norm2 = nn.LayerNorm(width)
-        self.attn2 = Attention(**shape, cross_attention_dim=config.context_width)
+        self.attn2 = attention(width, config, context_width=config.context_width)
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width, activation_fn="geglu")
 
@@ -160,7 +166,7 @@ def bank(unet: UNet2DConditionModel, latents: Tensor, image_tokens: Tensor) -> d
     timestep = torch.zeros((), dtype=torch.long, device=latents.device)
     with _recorded_norms(unet) as seen:
         unet(rows, timestep, encoder_hidden_states=tokens, return_dict=False)
-    return {name: features.unflatten(0, (batch, num_pictures)) for name, features in seen.items()}
+    return {name: row.reshape(batch, num_pictures, *row.shape[1:]) for name, row in seen.items()}
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,11 +78,11 @@ class _Block(nn.Module):
 
     def attend(self, index: int, frames: Tensor, step: Step) -> Tensor:
         """To the portrait, to the sound, to the other frames."""
-        conditions, attention = step.conditions, self.attentions[index]
-        frames = attention(frames, conditions.image_tokens, step.reference)
+        conditions = step.conditions
+        frames, motion = self.attentions[index](frames, conditions.image_tokens, step.reference)
         masks = conditions.masks.at(self.depth)
         frames = self.audio_modules[index](frames, step.audio, masks, conditions.motion_scale)
-        return self.motion_modules[index](frames, step.reference.blocks[attention.name].motion)
+        return self.motion_modules[index](frames, motion)
 
 
 class DownBlock(_Block):

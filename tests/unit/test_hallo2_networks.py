@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -34,9 +35,9 @@ def networks() -> Hallo2Networks:
 
 
 @pytest.fixture
-def own_networks() -> Hallo2Networks:
+def own_networks(networks: Hallo2Networks) -> Hallo2Networks:
     """Networks that a test may change."""
-    return tiny_networks()
+    return deepcopy(networks)
 
 
 @pytest.fixture
