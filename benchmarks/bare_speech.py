@@ -21,6 +21,7 @@ from models.catalog import CATALOG
 from models.engine import Engine, RunContext
 from models.site import Site, ready_engine, resources_of
 
+PORTRAIT = Path(__file__).parents[1] / "samples" / "portrait.png"
 TEXT = (
     "The quick brown fox jumps over the lazy dog while the band plays on. A film of seven minutes was made in"
     " a small room with two lamps and one camera. Nobody had asked for it, and everybody watched it twice."
@@ -115,11 +116,18 @@ def speak(_sound: Path) -> Callable[[], Any]:
     return _engine_call("indextts.generate_speech", {"text": TEXT})
 
 
+def animate(sound: Path) -> Callable[[], Any]:
+    return _engine_call(
+        "hallo2.animate_portrait", {"image_path": str(PORTRAIT), "audio_path": str(sound), "use_cache": False}
+    )
+
+
 BARE: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "faster_whisper": transcribe,
     "audio_separator": separate,
     "pyannote_audio": diarize,
     "indextts": speak,
+    "hallo2": animate,
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.report import Report
 from benchmarks.sections.dispatch import measure_dispatch
+from benchmarks.sections.hallo2 import measure_hallo2
 from benchmarks.sections.http_load import measure_http
 from benchmarks.sections.live import measure_live
 from benchmarks.sections.memory import measure_memory
@@ -29,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "live": measure_live,
     "speech": measure_speech,
     "text_to_video": measure_text_to_video,
+    "hallo2": measure_hallo2,
 }
 
 

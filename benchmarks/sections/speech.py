@@ -1,4 +1,4 @@
-"""The speech services, beside the bare library on the same sound: seconds, real-time factor, memory."""
+"""The services that hear or speak, beside the bare library on the same sound: seconds, RTF, memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bare_speech import TEXT
+from benchmarks.bare_speech import PORTRAIT, TEXT
 from benchmarks.clips import looped_sound
 from benchmarks.processes import MemoryWatch
 from benchmarks.report import Report, console
@@ -24,19 +24,27 @@ MIN_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A task of the section. `takes_sound` false: it makes the sound that its speed is counted in."""
+    """A task of the section. `takes`: its inputs' names, and what they are in `_inputs`.
+
+    The speed of one that takes no sound is counted in the sound that it makes.
+    """
 
     service: str
     task: str
     peer: str
-    takes_sound: bool = True
+    takes: tuple[str, ...] = ("audio_path",)
+
+    @property
+    def takes_sound(self) -> bool:
+        return "audio_path" in self.takes
 
 
 JOBS = (
     Job("faster_whisper", "faster_whisper.transcribe_audio", "faster-whisper's transcribe"),
     Job("audio_separator", "audio_separator.separate_vocals", "Spleeter, file to files"),
     Job("pyannote_audio", "pyannote_audio.diarize_speakers", "our engine without a server"),
-    Job("indextts", "indextts.generate_speech", "our engine without a server", takes_sound=False),
+    Job("indextts", "indextts.generate_speech", "our engine without a server", ("text",)),
+    Job("hallo2", "hallo2.animate_portrait", "our engine without a server", ("audio_path", "image_path")),
 )
 
 
@@ -66,7 +74,7 @@ def measure_speech(place: Place, systems: list[System]) -> Report:
     found = [_measure(job, place, sound) for job in JOBS]
     return Report(
         name="speech",
-        title=f"Speech on {SOUND_S:g} s of sound, one thread each, median of {ROUNDS} rounds in turns",
+        title=f"Speech and portraits on {SOUND_S:g} s of sound, one thread each, median of {ROUNDS} rounds",
         header=("task", "through the service", "bare", "which is", "bare / service", "server's memory"),
         rows=[figures.row for figures in found],
         claims={
@@ -80,8 +88,7 @@ def measure_speech(place: Place, systems: list[System]) -> Report:
 def _measure(job: Job, place: Place, sound: Path) -> Figures:
     figures = Figures(job, [], [])
     with start_ours(place, 0, warm=(job.service,)) as server, Client(server.url) as client:
-        key = client.upload(sound).path
-        inputs: dict[str, Any] = {"audio_path": key} if job.takes_sound else {"text": TEXT}
+        inputs = {name: value for name, value in _inputs(client, sound).items() if name in job.takes}
         with MemoryWatch(server.process) as watch:  # not in the rounds: to look costs time, of one side only
             _run(client, job, inputs)
         figures.peak_bytes = watch.peak_total_bytes
@@ -93,6 +100,14 @@ def _measure(job: Job, place: Place, sound: Path) -> Figures:
     if not job.takes_sound:
         figures.sound_s = float(result["duration"])
     return figures
+
+
+def _inputs(client: Client, sound: Path) -> dict[str, Any]:
+    return {
+        "audio_path": client.upload(sound).path,
+        "image_path": client.upload(PORTRAIT).path,
+        "text": TEXT,
+    }
 
 
 def _run(client: Client, job: Job, inputs: dict[str, Any]) -> tuple[float, dict[str, Any]]:

@@ -17,8 +17,6 @@ SUBMITS = {
     "hallo2": r"/hallo2/api/v1/inference/hallo2",
     "creation": r"/creation/api/tasks/",
 }
-WITHOUT_ENGINE = {"hallo2"}
-"""What README says answers 503 until its engine lands."""
 
 
 def curls() -> list[str]:

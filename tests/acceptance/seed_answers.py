@@ -104,18 +104,8 @@ def portrait_list(scene: Scene) -> httpx.Response:
     return scene.get("/hallo2/api/v1/tasks")
 
 
-def ready_portrait(scene: Scene) -> httpx.Response:
-    scene.need("hallo2.animate_portrait", scene.submit_portrait)
-    return scene.submit_portrait()
-
-
-def ready_film(scene: Scene) -> httpx.Response:
-    scene.need("text_to_video.generate_video", scene.submit_film)
-    return scene.submit_film()
-
-
 def new_film(scene: Scene) -> str:
-    return str(ready_film(scene).json()["task_id"])
+    return str(scene.submit_film().json()["task_id"])
 
 
 def extract_again(scene: Scene) -> httpx.Response:
@@ -147,7 +137,7 @@ ANSWERS: Mapping[str, Shown] = {
     "seed0:L243": Shown(get(f"{INDEXED}/task/{{id}}/status"), 404, free=NOT_FIXED),
     "seed2:L28": Shown(get("/hallo2/health"), fits=fits_health),
     "seed2:L43": Shown(get(f"{HALLO2}/health"), fits=fits_health),
-    "seed2:L113": Shown(ready_portrait),
+    "seed2:L113": Shown(Scene.submit_portrait),
     "seed2:L124": Shown(bad_image, 400),
     "seed2:L153": Shown(post(f"{HALLO2}/inference/hallo2/config", guidance_scale=3.5)),
     "seed2:L171": Shown(
@@ -164,7 +154,7 @@ ANSWERS: Mapping[str, Shown] = {
     "seed2:L255": Shown(portrait_list, fits=fits_map),
     "seed2:L275": Shown(get(f"{HALLO2}/tasks/{{id}}"), 404, free=NOT_FIXED),
     "seed3:L17": Shown(get("/creation/health")),
-    "seed3:L40": Shown(ready_film),
+    "seed3:L40": Shown(Scene.submit_film),
     "seed3:L69": Shown(get(f"{CREATION}/tasks/{{id}}", Scene.film)),
     "seed3:L93": Shown(film_list),
     "seed3:L120": Shown(call("DELETE", f"{CREATION}/tasks/{{id}}", new_film)),
@@ -192,14 +182,10 @@ ANSWERS: Mapping[str, Shown] = {
 
 @dataclass(frozen=True)
 class Sent:
-    """A request that a document prints. `values` fill its placeholders, `body` is what goes with it.
-
-    `needs` skips where the request is refused for want of an engine.
-    """
+    """A request that a document prints. `values` fill its placeholders, `body` is what goes with it."""
 
     values: Callable[[Scene], Mapping[str, str]] = lambda _: {}
     body: Callable[[Scene], Mapping[str, Any]] = lambda _: {}
-    needs: Callable[[Scene], None] = lambda _: None
 
 
 def indexed_id(scene: Scene) -> Mapping[str, str]:
@@ -216,14 +202,6 @@ def portrait_id(*words: str) -> Callable[[Scene], Mapping[str, str]]:
     return lambda scene: {"{task_id}": scene.portrait(*words)}
 
 
-def need_portrait(scene: Scene) -> None:
-    scene.need("hallo2.animate_portrait", scene.submit_portrait)
-
-
-def need_film(scene: Scene) -> None:
-    scene.need("text_to_video.generate_video", scene.submit_film)
-
-
 def portrait_form(scene: Scene) -> Mapping[str, Any]:
     return {"files": scene.portrait_files()}
 
@@ -238,7 +216,7 @@ REQUESTS: Mapping[str, Sent] = {
     "seed0:L218": Sent(),
     "seed2:L23": Sent(),
     "seed2:L38": Sent(),
-    "seed2:L73": Sent(body=portrait_form, needs=need_portrait),
+    "seed2:L73": Sent(body=portrait_form),
     "seed2:L138": Sent(body=lambda _: {"json": {"inference_steps": 25}}),
     "seed2:L163": Sent(portrait_id("completed")),
     "seed2:L191": Sent(portrait_id("completed")),
@@ -248,9 +226,9 @@ REQUESTS: Mapping[str, Sent] = {
 }
 """Every block that is a request line, perhaps with a Content-Type."""
 
-BODIES: Mapping[str, tuple[str, Sent]] = {
-    "seed2:L144": ("/api/v1/inference/hallo2/config", Sent()),
-    "seed3:L33": ("/api/tasks/", Sent(needs=need_film)),
+BODIES: Mapping[str, str] = {
+    "seed2:L144": "/api/v1/inference/hallo2/config",
+    "seed3:L33": "/api/tasks/",
 }
 """Every JSON block that is the body of a POST, and the path it goes to."""
 
