@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.engine import InputFile, MediaKind, ModelSpec
+from models.engine import Engine, EngineKind, EngineSpec, InputFile, MediaKind, ModelSpec
+from models.face_weights import FACE_WEIGHTS
+from models.hallo2.manifest import HALLO2_FOLDER
+from models.portrait.limits import check
 
 MAX_SEED = 2**63 - 1
 
@@ -46,12 +49,44 @@ class AnimateInputs(BaseModel):
     seed: int = Field(42, ge=0, le=MAX_SEED, description="Noise seed; the same seed gives the same video.")
 
 
+def _hallo2_engine() -> Engine:
+    from models.hallo2.engine import Hallo2Engine
+
+    return Hallo2Engine()
+
+
+def _portrait_engine() -> Engine:
+    from models.portrait.engine import PortraitEngine
+
+    return PortraitEngine()
+
+
 MODELS: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="hallo2.animate_portrait",
         title="Makes a portrait speak a recording",
         inputs=AnimateInputs,
-        engines=(),
+        engines=(
+            EngineSpec(
+                name="hallo2",
+                kind=EngineKind.FULL,
+                make=_hallo2_engine,
+                version="Hallo2",
+                weights=FACE_WEIGHTS,
+                folders=(HALLO2_FOLDER,),
+                needs_gpu=True,
+                gpu_memory_bytes=12 << 30,
+                licence="MIT",
+            ),
+            EngineSpec(
+                name="portrait-warp",
+                kind=EngineKind.EMBEDDED,
+                make=_portrait_engine,
+                version="mediaray portrait 1",
+                weights=FACE_WEIGHTS,
+            ),
+        ),
+        check=check,
         run_timeout_s=24 * 3600.0,
     ),
 )
