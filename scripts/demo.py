@@ -56,6 +56,7 @@ CLIP = SAMPLES / "carphone_pristine.mp4"
 UPSCALE = "flashvsr.upscale_video"
 TRANSCRIBE, DIARISE = "faster_whisper.transcribe_audio", "pyannote_audio.diarize_speakers"
 SUBTITLES = "wservice.generate_subtitle_files"
+SPEAK = "indextts.generate_speech"
 SENTENCE = "Every task that this server accepts is on disk before you hear of it."
 PROMPT = "A blue heart moves down on a gray background."
 JOBS = (
@@ -71,7 +72,11 @@ JOBS = (
             "output_filename": "conversation",
         },
     ),
-    Job("indextts.generate_speech", {"text": SENTENCE, "language": "en"}),
+    Job(SPEAK, {"text": SENTENCE, "language": "en"}),
+    Job(
+        "hallo2.animate_portrait",
+        {"image_path": SAMPLES / "portrait.png", "audio_path": From(SPEAK, "audio_path")},
+    ),
     Job("text_to_video.generate_video", {"prompt": PROMPT, "seed": 1}),
 )
 
