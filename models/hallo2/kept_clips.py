@@ -54,7 +54,7 @@ class KeptClips:
         if found is None:
             return Begun()
         try:
-            with np.load(found, allow_pickle=False) as state:
+            with found.open("rb") as file, np.load(file, allow_pickle=False) as state:
                 num_clips, motion = int(state["num_clips"]), torch.from_numpy(state["motion"])
         except _DAMAGES:
             return Begun()

@@ -27,7 +27,7 @@ from tests.hallo2_tiny import TINY, save_tiny_folder, tiny_networks  # noqa: E40
 # diffusers' schedulers hand torch tensors to NumPy 2 in its old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SIDE_PX, STEPS = 64, 4
+SIDE_PX, STEPS = 64, 2
 RECIPE = Recipe(SOLVERS["ddim"], STEPS, 3.5, 42)
 
 
@@ -249,7 +249,7 @@ def test_a_wish_to_stop_ends_a_clip_before_it_is_decoded(draw, vae, monkeypatch)
             raise Stopped
 
     with pytest.raises(Stopped):
-        draw(on_step=on_step)
+        draw(on_step=on_step, steps=5)
 
     assert heard == [0, 1, 2, 3]
 
