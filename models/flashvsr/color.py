@@ -1,7 +1,8 @@
 """The colours of the low-quality frames on what the network made of them.
 
-Facts: OpenImagingLab/FlashVSR, diffsynth/pipelines/flashvsr_tiny.py at 0a4ff08ab04bd24b745804befe32803ae53b5208.
-Pictures are (T, 3, H, W) of -1..1, and so are the results; arithmetic is float32.
+Facts: OpenImagingLab/FlashVSR, diffsynth/pipelines/flashvsr_tiny.py at
+0a4ff08ab04bd24b745804befe32803ae53b5208. Pictures are (T, 3, H, W) of -1..1, and so are the results;
+arithmetic is float32.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""How a video of any length and size fits the network, so that no frame and no border is lost. Pure: no torch.
+"""How a video of any length and size fits the network, without losing a frame or a border. No torch.
 
-The network makes 21 frames from 25 and then 8 from each further 8: its projector looks 4 frames ahead. The last
-frame is repeated until a chunk is full, and what was made of repetitions is not shown. Sides are multiples of
-128 pixels (a window of attention): the picture lies at the top left, its last row and column are repeated,
-and what was made of repetitions is cut away. It was trained for 4 times the size and bears 2; any other scale
-is an antialiased resize of one of these two.
+The network makes 21 frames from 25 and then 8 from each further 8: its projector looks 4 frames ahead. The
+last frame is repeated until a chunk is full, and what was made of repetitions is not shown. Sides are
+multiples of 128 pixels (a window of attention): the picture lies at the top left, its last row and column
+are repeated, and what was made of repetitions is cut away. It was trained for 4 times the size and bears 2;
+any other scale is an antialiased resize of one of these two.
 
-Facts: OpenImagingLab/FlashVSR, diffsynth/pipelines/flashvsr_tiny.py at 0a4ff08ab04bd24b745804befe32803ae53b5208.
+Facts: OpenImagingLab/FlashVSR, diffsynth/pipelines/flashvsr_tiny.py at
+0a4ff08ab04bd24b745804befe32803ae53b5208.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def chunk_count(num_frames: int) -> int:
 
 
 def chunks_of(frames: Iterable[tuple[Frame, Fraction]], first: int = 0) -> Iterator[Chunk[Frame]]:
-    """The chunks of timed frames from chunk `first` on, as they come; nothing where there are no such frames."""
+    """The chunks of timed frames from chunk `first` on, as they come."""
     source = iter(frames)
     deque(islice(source, frames_before(first)), maxlen=0)
     waiting_s: deque[Fraction] = deque()
@@ -146,7 +147,7 @@ class Grid:
         return self.tile_area_px * len(self.tops_px) * len(self.lefts_px)
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each tile what its rows (h,) and columns (w,) count, float32: at every pixel they sum up to 1."""
+        """For each tile what its rows (h,) and columns (w,) count, float32; in sum 1."""
         rows = feathers(self.tops_px, self.tile_height_px)
         columns = feathers(self.lefts_px, self.tile_width_px)
         return [(row, column) for row in rows for column in columns]

@@ -59,7 +59,7 @@ class FreeBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """The tiles of a canvas, and whether their caches wait in main memory; with the estimates of both memories."""
+    """The tiles of a canvas, whether their caches wait in main memory, and what both memories must hold."""
 
     grid: Grid
     is_parked: bool
@@ -84,14 +84,18 @@ def pixel_bytes(config: FlashVsrConfig, *, number_bytes: int, has_vae: bool) -> 
     token_px = TOKEN_SIDE_PX**2
     keys = 2 * config.layers * config.width * _SLICES * _SLICE_FRAMES / token_px
     projector = _PROJECTOR_CACHE_FRAMES * (_PROJECTOR_CHANNELS + config.projector_widths[0]) / token_px
-    decoder = 3 * sum(width / 4**shift for width, shift in zip(config.decoder_widths, (3, 2, 1), strict=False))
+    decoder = 3 * sum(
+        width / 4**shift for width, shift in zip(config.decoder_widths, (3, 2, 1), strict=False)
+    )
     work = config.width * _WORK_BY_WIDTH
     if has_vae:
         decoder = config.vae_width * _VAE_CACHE_BY_WIDTH
         work = max(work, config.vae_width * _VAE_WORK_BY_WIDTH)
     frames = 3 * (_CHUNK_FRAMES_SEEN * number_bytes + (_CHUNK_FRAMES_MADE + _FRAMES_IN_WORK) * 4)
     return PixelBytes(
-        cached=round((keys + projector + decoder) * number_bytes), work=round(work * number_bytes), frames=frames
+        cached=round((keys + projector + decoder) * number_bytes),
+        work=round(work * number_bytes),
+        frames=frames,
     )
 
 
@@ -113,7 +117,7 @@ def plan_memory(canvas: Canvas, pixel: PixelBytes, free: FreeBytes) -> MemoryPla
 
 
 def smaller_plan(canvas: Canvas, failed: MemoryPlan, pixel: PixelBytes, free: FreeBytes) -> MemoryPlan | None:
-    """A plan for a canvas that ran out of memory under `failed`; None where there is none that takes much less."""
+    """A plan after one that ran out of memory; None where there is none that takes much less."""
     less = FreeBytes(device=int(failed.device_bytes * _SHARE_AFTER_FAILURE / _USABLE_SHARE), host=free.host)
     try:
         return plan_memory(canvas, pixel, less)
@@ -149,9 +153,10 @@ def _too_large(canvas: Canvas, plans: list[MemoryPlan], pixel: PixelBytes, free:
     on_device = [plan for plan in plans if plan.device_bytes <= usable_bytes]
     least = min(on_device or plans, key=lambda plan: plan.host_bytes if on_device else plan.device_bytes)
     grid = least.grid
-    size = f"a picture of {canvas.width_px}x{canvas.height_px} in tiles of {grid.tile_width_px}x{grid.tile_height_px}"
+    tile = f"{grid.tile_width_px}x{grid.tile_height_px}"
+    size = f"a picture of {canvas.width_px}x{canvas.height_px} in tiles of {tile}"
     if on_device:
-        text = f"{size} needs {_gib(least.host_bytes)} of main memory for what the network remembers of each tile"
+        text = f"{size} needs {_gib(least.host_bytes)} of main memory for the caches of its tiles"
         text = f"{text}; {_gib(int(free.host * _USABLE_SHARE))} can be used"
         return InvalidInput(f"{text}: choose a smaller scale or preprocess_width", field="scale")
     text = f"{size} needs {_gib(least.device_bytes)} of device memory beside the weights"

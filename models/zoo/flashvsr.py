@@ -118,7 +118,7 @@ def check(inputs: UpscaleInputs, probes: Mapping[str, MediaInfo]) -> None:
         return
     if info.is_image:
         raise InvalidInput("video_path is a picture, not a video", field="video_path")
-    video = _video_of(info)
+    video = video_of(info)
     width_px, height_px = video.width_px, video.height_px
     if not (0 < width_px <= MAX_INPUT_SIDE_PX and 0 < height_px <= MAX_INPUT_SIDE_PX):
         text = f"a video of {width_px}x{height_px} pixels is outside 1..{MAX_INPUT_SIDE_PX} per side"
@@ -151,13 +151,13 @@ class SpanEngine(Engine):
         path = Path(inputs.video_path)
         info = probe(path)
         check(inputs, {"video_path": info})
-        video = _video_of(info)
+        video = video_of(info)
         sizes = predicted_size(video.width_px, video.height_px, inputs)
         with disk_errors():
             chunks, num_frames = self._enlarge_all(path, video, sizes, context)
             if not num_frames:
                 raise InvalidInput(f"{path.name} has no frame that can be decoded", field="video_path")
-            output = context.output_dir / _output_name(path, context.task_id)
+            output = context.output_dir / output_name(path, context.task_id)
             context.report(num_frames, num_frames, stage="mux", unit="frames")
             mux(chunks, path if info.audio else None, output, check=context.check)
         return Result(
@@ -170,8 +170,8 @@ class SpanEngine(Engine):
                 "duration": probe(output).duration_s,
                 "scale": inputs.scale,
                 "has_audio": info.audio is not None,
-                "notes": _notes(inputs, video, sizes, num_frames),
-                "video_info": _video_info(inputs, info, sizes, num_frames),
+                "notes": [*notes_of(inputs, video, sizes, num_frames), *_scale_notes(inputs)],
+                "video_info": video_info(inputs, info, sizes, num_frames),
             }
         )
 
@@ -256,20 +256,26 @@ def _batches(frames: Iterable[TimedFrame], size: int) -> Iterator[list[TimedFram
         yield batch
 
 
-def _output_name(path: Path, task_id: str) -> str:
+def _scale_notes(inputs: UpscaleInputs) -> list[str]:
+    return ["scale 1: the pictures are encoded again and not enlarged"] if inputs.scale == 1 else []
+
+
+def output_name(path: Path, task_id: str) -> str:
+    """The result's file: named after the input and the task."""
     stem = path.stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     return f"{stem}_flashvsr_{task_id.replace('-', '')[:8]}.mp4"
 
 
-def _video_of(info: MediaInfo) -> VideoFacts:
+def video_of(info: MediaInfo) -> VideoFacts:
+    """The facts of the video stream; raises InvalidInput without one."""
     if info.video is None:
         raise InvalidInput("video_path has no video stream", field="video_path")
     return info.video
 
 
-def _video_info(inputs: UpscaleInputs, info: MediaInfo, sizes: Sizes, num_frames: int) -> dict[str, Any]:
+def video_info(inputs: UpscaleInputs, info: MediaInfo, sizes: Sizes, num_frames: int) -> dict[str, Any]:
     """The facts of the input and of its preprocessing, in the words of the flashvsr dialect."""
-    video = _video_of(info)
+    video = video_of(info)
     return {
         "width": video.width_px,
         "height": video.height_px,
@@ -288,7 +294,7 @@ def _video_info(inputs: UpscaleInputs, info: MediaInfo, sizes: Sizes, num_frames
     }
 
 
-def _notes(inputs: UpscaleInputs, video: VideoFacts, sizes: Sizes, num_frames: int) -> list[str]:
+def notes_of(inputs: UpscaleInputs, video: VideoFacts, sizes: Sizes, num_frames: int) -> list[str]:
     """What a caller may not expect of the result, in words."""
     width_px, height_px = sizes.preprocessed
     scale = Fraction(str(inputs.scale))
@@ -298,7 +304,6 @@ def _notes(inputs: UpscaleInputs, video: VideoFacts, sizes: Sizes, num_frames: i
             width_px < video.width_px
         ),
         f"size rounded to even sides: {sizes.output_width_px}x{sizes.output_height_px}": is_rounded,
-        "scale 1: the pictures are encoded again and not enlarged": inputs.scale == 1,
         f"{num_frames} of {video.num_frames} frames could be decoded": (
             video.num_frames is not None and num_frames < video.num_frames
         ),

@@ -16,7 +16,7 @@ from cluster.task import Status
 from models.catalog import CATALOG
 from models.media import probe
 from models.video_streams import ChunkWriter, VideoForm
-from models.zoo.flashvsr import UpscaleInputs, _video_info, predicted_size
+from models.zoo.flashvsr import UpscaleInputs, predicted_size, video_info
 from tests.api_client import SAMPLES, serving
 
 VIDEO = SAMPLES / "carphone_pristine.mp4"
@@ -300,7 +300,7 @@ async def test_the_video_info_of_a_completed_task_is_that_of_its_input(server):
     result = {
         "video_path": f"tasks/{body['id']}/1/out.mp4", "width": 512, "height": 420, "total_frames": 95,
         "fps": 29.97, "duration": 3.17, "scale": 4.0, "has_audio": False, "notes": [],
-        "video_info": _video_info(inputs, info, sizes, 95),
+        "video_info": video_info(inputs, info, sizes, 95),
     }  # fmt: skip
     assert sizes.output == (result["width"], result["height"])
     await server.succeed(task, result, out__mp4=VIDEO.read_bytes())

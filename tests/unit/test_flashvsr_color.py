@@ -12,7 +12,9 @@ from models.flashvsr.color import COLOR_FIXES, adain, wavelet
 def pair():
     generator = torch.Generator().manual_seed(0)
     made = torch.rand(3, 3, 72, 88, generator=generator) * 0.6 - 0.2
-    reference = torch.rand(3, 3, 72, 88, generator=generator) * torch.tensor([0.2, 0.5, 0.9])[:, None, None, None]
+    reference = (
+        torch.rand(3, 3, 72, 88, generator=generator) * torch.tensor([0.2, 0.5, 0.9])[:, None, None, None]
+    )
     return made, reference - 0.4
 
 
@@ -54,7 +56,9 @@ def test_wavelet_is_the_sum_of_bands(pair):
             high, pictures = high + pictures - low, low
         return high, pictures
 
-    assert torch.allclose(wavelet(made, reference), (bands(made)[0] + bands(reference)[1]).clamp(-1, 1), atol=1e-6)
+    assert torch.allclose(
+        wavelet(made, reference), (bands(made)[0] + bands(reference)[1]).clamp(-1, 1), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("fix", COLOR_FIXES.values(), ids=COLOR_FIXES.keys())

@@ -108,7 +108,9 @@ def test_tiles_cover_a_canvas_and_count_1_in_all(size):
         for tile, (rows, columns) in zip(grid.tiles, grid.weights(), strict=True):
             assert rows.min() > 0
             assert columns.min() > 0
-            area = np.s_[tile.top_px : tile.top_px + tile.height_px, tile.left_px : tile.left_px + tile.width_px]
+            area = np.s_[
+                tile.top_px : tile.top_px + tile.height_px, tile.left_px : tile.left_px + tile.width_px
+            ]
             total[area] += np.outer(rows, columns)
         assert np.abs(total - 1).max() < 1e-6
 

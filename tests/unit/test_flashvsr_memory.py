@@ -25,7 +25,9 @@ def test_the_figures_of_a_pixel_are_those_of_the_table():
     assert pixel_bytes(FULL, number_bytes=4, has_vae=False).cached == 2 * PIXEL.cached
 
 
-@pytest.mark.parametrize(("width_px", "height_px", "gib"), [(1408, 768, 12.6), (1920, 1024, 20.2), (2560, 1536, 37.4)])
+@pytest.mark.parametrize(
+    ("width_px", "height_px", "gib"), [(1408, 768, 12.6), (1920, 1024, 20.2), (2560, 1536, 37.4)]
+)
 def test_the_estimate_covers_the_measured_peaks(width_px, height_px, gib):
     plan = plan_memory(canvas(width_px, height_px), PIXEL, FreeBytes(device=80 * GIB))
     assert gib < (plan.device_bytes + WEIGHT_BYTES) / GIB < 1.25 * gib + 0.2

@@ -1,0 +1,45 @@
+"""The Wan VAE's decoder as a stream, for the variant `full`: equal to decoding all latents at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from torch import Tensor
+
+
+class VaeStream:
+    """One clip's way through the decoder; holds what each causal convolution saw last."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._vae = vae
+        self._cache: list[Any] = [None] * sum(
+            isinstance(part, WanCausalConv3d) for part in vae.decoder.modules()
+        )
+        self._is_first = True
+
+    @torch.no_grad()
+    def push(self, latents: Tensor, _frames: Tensor) -> Tensor:
+        """Latents (1, 16, n, h, w) to (1, 3, m, 8 h, 8 w): m is 4 n - 3 at a clip's first push, 4 n later.
+
+        Latents are normalised, results of -1..1. The low-quality frames, which the tiny decoder asks for, are
+        not looked at.
+        """
+        return torch.cat([self._next(code) for code in self._unscaled(latents).split(1, dim=2)], dim=2)
+
+    def _next(self, code: Tensor) -> Tensor:
+        """(1, 16, 1, h, w) to (1, 3, 1 or 4, 8 h, 8 w)."""
+        is_first, self._is_first = self._is_first, False
+        code = self._vae.post_quant_conv(code)
+        made: Tensor = self._vae.decoder(code, feat_cache=self._cache, feat_idx=[0], first_chunk=is_first)
+        return made.clamp(-1, 1)
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        config: Any = self._vae.config
+        mean, deviation = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return latents * deviation + mean
