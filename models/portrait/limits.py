@@ -30,5 +30,7 @@ def check(_inputs: Any, probes: Mapping[str, MediaInfo]) -> None:
 def check_length(seconds: float) -> None:
     """Raises InvalidInput for a sound that is too long."""
     if seconds > MAX_SOUND_S:
-        text = f"audio_path lasts {seconds:.0f} s; at most {MAX_SOUND_S:.0f} s are accepted: cut it into parts"
+        text = (
+            f"audio_path lasts {seconds:.0f} s; at most {MAX_SOUND_S:.0f} s are accepted: cut it into parts"
+        )
         raise InvalidInput(text, field="audio_path")

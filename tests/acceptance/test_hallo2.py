@@ -178,6 +178,7 @@ def test_the_mouth_closes_on_most_m_b_and_p(measure, tmp_path):
     print(f"\nclosed on {share:.2f} of {len(least)} m, b and p: {np.round(least, 3)}")  # noqa: T201 - the score
     assert len(least) >= 12
     assert share >= LEAST_SHUT_SHARE
+    assert np.quantile(openings, 0.75) > 1.5 * CLOSED, "the vowels between them are open"
 
 
 def test_the_upper_face_stays_who_it_is(conversation, source_face):
