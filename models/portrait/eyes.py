@@ -10,7 +10,7 @@ import numpy as np
 from models.portrait.geometry import Frame, points_of, smooth_line, smooth_step, upright
 from models.portrait.pixels import sampled
 
-_MEETING = 0.8  # where the lids meet: from the open upper lid (0) to the open lower one (1)
+_MEETING = 0.76  # where the lids meet: from the open upper lid (0) to the open lower one (1)
 _SKIN_ABOVE = 0.62  # of the way from the lid up to the brow: the skin that slides
 _SKIN_BELOW = 0.45  # of the eye's half width
 _LASHES = 0.24  # of the eye's half width: what stays whole along the upper lid
@@ -19,9 +19,9 @@ _LINE_WIDTH = 0.06
 _LINE_STRENGTH = 0.5
 _POINTS = 65
 _REACH = 1.25
-_WIDER = 0.05  # each way: the mesh's lids lie a little inside the eye
+_WIDER = (0.14, 0.1)  # up, down: the mesh's lids lie a little inside the eye
 _OVERLAP_PX = 0.8
-_SOFTNESS = 0.14  # of the stretched skin, so that lashes do not become streaks
+_SOFTNESS = 0.2  # of the stretched skin, so that lashes do not become streaks
 
 
 class Lids:
@@ -39,9 +39,9 @@ class Lids:
         )
         self._x = np.linspace(-_REACH, _REACH, 4 * _POINTS)
         upper_y, lower_y = self._along(upper_line), self._along(lower_line)
-        wider = _WIDER * np.clip(1 - self._x**2, 0, 1)
-        self._upper = upper_y - wider
-        self._lower = np.maximum(lower_y, upper_y) + wider
+        wider = np.sqrt(np.clip(1 - self._x**2, 0, 1))
+        self._upper = upper_y - _WIDER[0] * wider
+        self._lower = np.maximum(lower_y, upper_y) + _WIDER[1] * wider
         self._above = max(_SKIN_ABOVE * float(self._upper.min() - brow_line[:, 1].mean()), 0.3)
         self._dark: np.ndarray | None = None
 
@@ -62,7 +62,8 @@ class Lids:
         gap = lower - upper
         overlap = _OVERLAP_PX / self._frame.scale_px * np.clip(gap / 0.1, 0, 1)
         down, up = blink * (_MEETING * gap + overlap), blink * (1 - _MEETING) * gap
-        way = self._upper_way(y, upper, down) - self._lower_way(y, lower, up)
+        in_front = y <= upper + down + 0.5 / self._frame.scale_px
+        way = np.where(in_front, self._upper_way(y, upper, down), -self._lower_way(y, lower, up))
         source = rest_px - self._frame.vectors_px(np.stack((np.zeros_like(way), way), axis=-1))
         lids = self._lid_skin(picture, source, y, upper + down)
         sharp = self._frame.scale_px
@@ -86,8 +87,7 @@ class Lids:
         """How far down the upper lid's skin has come, at each place of the drawn frame."""
         top = upper - self._above
         reach = np.maximum(self._above + down - _LASHES, 1e-3)
-        way = down * np.clip((y - top) / reach, 0, 1) ** _CURVE
-        return np.where(y <= upper + down + 0.5 / self._frame.scale_px, way, 0)
+        return np.asarray(down * np.clip((y - top) / reach, 0, 1) ** _CURVE)
 
     def _lower_way(self, y: np.ndarray, lower: np.ndarray, up: np.ndarray) -> np.ndarray:
         place = (y - lower + up) / _SKIN_BELOW

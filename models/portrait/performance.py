@@ -11,7 +11,8 @@ import numpy as np
 from models.portrait.mouth_track import MouthTrack
 from models.portrait.pose import Pose
 
-MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.4, 0.45, 0.3  # from one frame to the next
+_SPEAKING = 0.75  # of the widest mouth: what the loudest vowels take, so that talk is no shouting
+MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.35, 0.4, 0.3  # from one frame to the next
 SWAY_LIMITS = Pose(shift_x=0.012, shift_y=0.014, roll_deg=1.1)
 """The most that the head leaves its place: to either side, up or down, turned."""
 
@@ -54,7 +55,7 @@ def poses(track: MouthTrack, *, seed: int) -> Iterator[Pose]:
 def _lips(track: MouthTrack) -> Iterator[tuple[float, float]]:
     """Opening and spread, with jumps spread over frames; lips begin a frame early, to shut in time."""
     opening, spread = 0.0, 0.0
-    openings = track.opening.tolist()
+    openings = (_SPEAKING * track.opening).tolist()
     following = (*openings[1:], *openings[-1:])
     for now, after, next_spread in zip(openings, following, track.spread.tolist(), strict=True):
         opening = _towards(min(now, after + MAX_FALL), opening, MAX_FALL, MAX_RISE)

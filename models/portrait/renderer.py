@@ -63,8 +63,6 @@ class PortraitRenderer:
     def draw(self, pose: Pose) -> np.ndarray:
         """(H, W, 3) uint8 RGB: a new array each time."""
         frame = self._picture.copy()
-        if not self._grid.width or not self._grid.height:
-            return frame
         rest = self._rest_px(pose)
         upper_ways, lower_ways = self._lips.ways_px(pose)
         upper, lower = self._contours_px(upper_ways, lower_ways)

@@ -53,12 +53,12 @@ class Grid:
 
 
 def grid_around(outline_px: np.ndarray, step_px: float, picture_shape: tuple[int, ...]) -> Grid:
-    """Holds the (N, 2) outline with a node to spare, inside the picture."""
+    """Holds the (N, 2) outline with a node to spare, inside the picture; at least one pixel."""
     low = np.floor(outline_px.min(axis=0) - 2 * step_px).astype(int)
     high = np.ceil(outline_px.max(axis=0) + 2 * step_px).astype(int) + 1
     height_px, width_px = picture_shape[:2]
-    left, right = (int(np.clip(x, 0, width_px)) for x in (low[0], high[0]))
-    top, bottom = (int(np.clip(y, 0, height_px)) for y in (low[1], high[1]))
+    left, top = (int(x) for x in np.clip(low, 0, (width_px - 1, height_px - 1)))
+    right, bottom = (int(x) for x in np.clip(high, (left + 1, top + 1), (width_px, height_px)))
     return Grid(left, top, right - left, bottom - top, step_px)
 
 
