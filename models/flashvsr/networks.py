@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Variant = Literal["tiny", "tiny_long", "full"]
 Version = Literal["v1", "v1.1"]
+Part = Literal["transformer", "projector", "decoder", "vae", "prompt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class FlashVsrNetworks:
     """All on one device and of one dtype, frozen and in eval mode.
 
     `decoder` is there for tiny and tiny_long, `vae` for full. `prompt` (1, 512, 4096) is the fixed text's
-    embedding. `notes` say in words what a caller should know of the weights.
+    embedding. `notes` say in words what a caller should know of the weights, `digest` stands for their files.
     """
 
     transformer: FlashVsrTransformer
@@ -34,4 +35,5 @@ class FlashVsrNetworks:
     prompt: Tensor
     version: Version
     config: FlashVsrConfig
+    digest: str = ""
     notes: tuple[str, ...] = ()

@@ -97,8 +97,7 @@ class ProjectorStream:
 
     def __init__(self, projector: Projector) -> None:
         self._projector = projector
-        self._pixels: Tensor | None = None  # (2, h, w, 768)
-        self._halved: Tensor | None = None  # (2, h, w, first width)
+        self._past: list[Tensor] = []  # once it has begun: (2, h, w, 768) and (2, h, w, first width)
 
     @torch.no_grad()
     def push(self, frames: Tensor) -> Tensor | None:
@@ -108,28 +107,29 @@ class ProjectorStream:
         frame only fills the caches, so m = 0 gives None. How a clip is cut into pushes changes nothing.
         """
         pixels = unshuffled(frames)  # (n, h, w, 768)
-        if self._pixels is None:
-            pixels = self._prime(pixels)
-        if not len(pixels):
-            return None
+        if not self._past:
+            self._past = self._still(pixels[:1])
+            pixels = pixels[1:]
         # v1's convolutions see the frames of their own four twice; with v1.1 the cut is free
         size = 2 * LATENT_FRAMES if self._projector.is_causal else LATENT_FRAMES
-        return torch.cat([self._tokens(part) for part in pixels.split(size)], dim=1)
+        parts = pixels.split(size) if len(pixels) else ()
+        tokens = [self._tokens(part) for part in parts]
+        return torch.cat(tokens, dim=1) if tokens else None
 
-    def _prime(self, pixels: Tensor) -> Tensor:
-        """Fills the caches from the first frame as if it had stood still before; returns the others."""
-        first = pixels[:1].expand(_CACHE_FRAMES + LATENT_FRAMES, -1, -1, -1)
-        self._pixels = first[:_CACHE_FRAMES]
-        self._halved = self._projector.halve(self._pixels, first[_CACHE_FRAMES:])
-        return pixels[1:]
+    def _still(self, first: Tensor) -> list[Tensor]:
+        """The caches after the first frame, as if it had stood still before."""
+        frames = first.expand(_CACHE_FRAMES + LATENT_FRAMES, -1, -1, -1)
+        pixels = frames[:_CACHE_FRAMES]
+        return [pixels, self._projector.halve(pixels, frames[_CACHE_FRAMES:])]
 
     def _tokens(self, pixels: Tensor) -> Tensor:
-        before, self._pixels = self._pixels, pixels[-_CACHE_FRAMES:].clone()
-        assert before is not None
-        halved = self._projector.halve(before if self._projector.is_causal else self._pixels, pixels)
-        before, self._halved = self._halved, halved[-_CACHE_FRAMES:].clone()
-        assert before is not None
-        return self._projector.tokens(before if self._projector.is_causal else self._halved, halved)
+        """Of a few frames; the caches are then those after them."""
+        projector, (past_pixels, past_halved) = self._projector, self._past
+        last_pixels = pixels[-_CACHE_FRAMES:].clone()
+        halved = projector.halve(past_pixels if projector.is_causal else last_pixels, pixels)
+        last_halved = halved[-_CACHE_FRAMES:].clone()
+        self._past = [last_pixels, last_halved]
+        return projector.tokens(past_halved if projector.is_causal else last_halved, halved)
 
 
 def unshuffled(frames: Tensor) -> Tensor:
