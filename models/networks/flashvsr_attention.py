@@ -1,0 +1,113 @@
+"""Attention over kept pairs of windows, in three ways that compute the same function.
+
+Each takes queries (S, heads, d), keys and values (L, heads, d) in window order, and `kept`
+(heads, S / 128, L / 128) bool, and gives (S, heads, d). A query window that keeps nothing gives 0.
+
+| name | how | for |
+|---|---|---|
+| `masked` | SDPA with the pairs spelt out token by token | the reference: exact, slow, and large |
+| `gathered` | SDPA on the kept windows, gathered | any device that torch runs on |
+| `triton` | a kernel that walks the list of kept windows | a GPU |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.networks.flashvsr_windows import WINDOW_TOKENS
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_COPY_BYTES = 256 << 20  # what a backend may copy or spell out at once
+
+
+def masked(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+    """SDPA with a mask of all tokens, head by head and some windows of queries at a time."""
+    result = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+    step = max(1, _COPY_BYTES // (WINDOW_TOKENS * len(keys) * queries.element_size()))
+    for head, part in _parts(kept, step):
+        pairs = kept[head, part]  # (windows, K)
+        mask = pairs.repeat_interleave(WINDOW_TOKENS, 0).repeat_interleave(WINDOW_TOKENS, 1)
+        rows = slice(part.start * WINDOW_TOKENS, part.stop * WINDOW_TOKENS)
+        attended = F.scaled_dot_product_attention(
+            queries[None, rows, head], keys[None, :, head], values[None, :, head], mask
+        )[0]  # (windows * 128, d)
+        result[rows, head] = torch.where(mask.any(dim=1, keepdim=True), attended, 0)
+    return result
+
+
+def gathered(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+    """SDPA of each query window with copies of its kept windows, padded to the longest list beside it."""
+    windows = [tensor.view(-1, WINDOW_TOKENS, *tensor.shape[1:]) for tensor in (queries, keys, values)]
+    result = torch.zeros_like(windows[0], memory_format=torch.contiguous_format)  # (Q, 128, heads, d)
+    places, counts = kept_lists(kept)
+    longest = max(1, int(counts.max()))
+    window_bytes = WINDOW_TOKENS * queries.shape[-1] * queries.element_size()
+    for head, part in _parts(kept, max(1, _COPY_BYTES // (2 * longest * window_bytes))):
+        result[part, :, head] = _gathered_part(
+            [tensor[:, :, head] for tensor in windows], part, places[head, part], counts[head, part]
+        )
+    return result.flatten(0, 1)
+
+
+def _gathered_part(windows: list[Tensor], part: slice, places: Tensor, counts: Tensor) -> Tensor:
+    """Windows (n, 128, d) of one head; `places` (m, K) and `counts` (m) of the query windows in `part`."""
+    queries, keys, values = windows
+    longest = int(counts.max())
+    if not longest:
+        return torch.zeros_like(queries[part])
+    is_real = torch.arange(longest, device=counts.device) < counts[:, None]  # (m, longest)
+    chosen = places[:, :longest].where(is_real, 0).long()
+    mask = is_real.repeat_interleave(WINDOW_TOKENS, dim=1)[:, None]  # (m, 1, longest * 128)
+    attended = F.scaled_dot_product_attention(
+        queries[part],
+        keys[chosen].flatten(1, 2),
+        values[chosen].flatten(1, 2),
+        mask.expand(-1, WINDOW_TOKENS, -1),
+    )  # (m, 128, d)
+    return torch.where((counts > 0)[:, None, None], attended, 0)
+
+
+def with_triton(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+    """The block-sparse kernel."""
+    from models.networks.flashvsr_triton import attend  # noqa: PLC0415 - Triton comes with CUDA builds only
+
+    return attend(queries, keys, values, *kept_lists(kept))
+
+
+def kept_lists(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """`kept` as lists: places (heads, Q, K) and counts (heads, Q), int32; a list's first `count` places hold.
+
+    Nothing waits for the device, and a list's order is that of the windows.
+    """
+    num_keys = kept.shape[-1]
+    order = kept.cumsum(dim=-1, dtype=torch.int32)
+    spare = torch.full_like(order, num_keys)  # where places of windows that are not kept are written
+    targets = torch.where(kept, order - 1, spare).long()
+    numbers = torch.arange(num_keys, dtype=torch.int32, device=kept.device).expand_as(kept)
+    places = order.new_zeros(*kept.shape[:-1], num_keys + 1)
+    places.scatter_(-1, targets, numbers)
+    return places[..., :num_keys], order[..., -1]
+
+
+def _parts(kept: Tensor, step: int) -> Iterator[tuple[int, slice]]:
+    """Each head with runs of at most `step` query windows."""
+    heads, num_queries = kept.shape[:2]
+    for head in range(heads):
+        for start in range(0, num_queries, step):
+            yield head, slice(start, min(start + step, num_queries))
+
+
+BACKENDS: Mapping[str, Attention] = MappingProxyType(
+    {"masked": masked, "gathered": gathered, "triton": with_triton}
+)
+
+
+def backend_for(device: torch.device) -> str:
+    """The name of the fastest one that runs there."""
+    return "triton" if device.type == "cuda" and find_spec("triton") is not None else "gathered"
