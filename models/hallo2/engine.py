@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor
@@ -74,6 +76,8 @@ class Hallo2Engine(Engine):
         self._device = torch.device(resources.device)
         dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         folder = resources.weights[HALLO2_FOLDER.path]
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with _engine_errors():
             networks = load_networks(folder, device=self._device, dtype=dtype, config=self._config)
             vae = _pretrained(AutoencoderKL, folder / VAE_FOLDER).to(self._device, dtype)
@@ -136,7 +140,7 @@ class Hallo2Engine(Engine):
     ) -> int:
         """Draw and keep the clips that are not there yet; how many there were."""
         begun = film.kept.begun()
-        motion, num_before = begun.motion, len(begun.chunks)
+        motion, num_before = begun.motion, begun.num_clips
         with RunBehind[Finished](film.kept.keep, _CLIPS_BEHIND) as keeper:
             for number in range(num_before, film.windows.num_clips):
                 clip = chance.run(lambda: self._clip(film, number, motion, context, seconds))  # noqa: B023 - runs now

@@ -22,9 +22,9 @@ _DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Begun:
-    """What of a film is there: the files of its first clips, and the frames that the next one begins from."""
+    """What of a film is there: its first clips, and the frames that the next one begins from."""
 
-    chunks: tuple[Path, ...] = ()
+    num_clips: int = 0
     motion: Tensor | None = None
 
 
@@ -58,12 +58,15 @@ class KeptClips:
                 num_clips, motion = int(state["num_clips"]), torch.from_numpy(state["motion"])
         except _DAMAGES:
             return Begun()
-        chunks = [self._context.committed(self._chunk_name(number)) for number in range(num_clips)]
-        whole = tuple(chunk for chunk in chunks if chunk is not None)
-        if len(whole) < num_clips:
-            return Begun()
-        self.chunks = list(whole)
-        return Begun(whole, motion)
+        whole: list[Path] = []
+        for number in range(num_clips):
+            self._context.check()
+            chunk = self._context.committed(self._chunk_name(number))
+            if chunk is None:
+                return Begun()
+            whole.append(chunk)
+        self.chunks = whole
+        return Begun(len(whole), motion)
 
     def keep(self, finished: Finished) -> None:
         """Write a clip and commit it. The chunk goes first: the state never counts one that is not there."""
