@@ -25,6 +25,10 @@ _NODES_PER_WIDTH = 48
 _BELOW_CHIN = 0.2  # of the face's width: how much of the neck gives way to the chin
 _WARP_FADE, _HEAD_FADE = 0.18, 0.2  # of the face's width, from the border inwards
 _SEAM_SOFTNESS = 0.35  # of half the mouth's width, for each such half beyond its corners
+_MOUTH_REACH = (1.4, 0.9, 1.6)  # aside, up and down: around the mouth in half its widths
+_WHOLE = (slice(None), slice(None))
+_Pair = tuple[np.ndarray, np.ndarray]
+"""What the upper lip's side has, and the lower lip's."""
 _EYES = (
     (mesh_lines.LEFT_EYE_UPPER, mesh_lines.LEFT_EYE_LOWER, mesh_lines.LEFT_BROW_LOWER),
     (mesh_lines.RIGHT_EYE_UPPER, mesh_lines.RIGHT_EYE_LOWER, mesh_lines.RIGHT_BROW_LOWER),
@@ -52,6 +56,7 @@ class PortraitRenderer:
         self._prepare_layers(outline)
         white = eye_white(picture, mesh_px, [(*upper, *lower[::-1]) for upper, lower, _ in _EYES])
         self._mouth = Mouth(picture, self._lips, white)
+        self._around_mouth = self._mouth_box()
         self._lids = [Lids(mesh_px, *eye) for eye in _EYES]
 
     @property
@@ -64,11 +69,10 @@ class PortraitRenderer:
         """(H, W, 3) uint8 RGB: a new array each time."""
         frame = self._picture.copy()
         rest = self._rest_px(pose)
-        upper_ways, lower_ways = self._lips.ways_px(pose)
-        upper, lower = self._contours_px(upper_ways, lower_ways)
-        source = rest + self._skin_way(rest, (upper_ways, lower_ways), (upper, lower))
-        part = sampled(self._picture, source)
-        self._paint_mouth(part, pose, (upper, lower))
+        ways = self._lips.ways_px(pose)
+        contours = self._contours_px(ways)
+        part = sampled(self._picture, self._source_px(rest, ways, contours))
+        self._paint_mouth(part, pose, contours)
         self._blink(part, pose, rest)
         frame[self._grid.rows_columns] = part
         return frame
@@ -77,7 +81,7 @@ class PortraitRenderer:
         nodes = self._grid.nodes_px()
         window = fade(nodes, outline, _WARP_FADE * self._width_px)
         still = fade(nodes, outline, _HEAD_FADE * self._width_px)
-        self._head_share = self._grid.sample(still, self._pixels)[..., None]  # (h, w, 1)
+        self._nodes, self._head_share = nodes, still[..., None]
         unit_px = self._lips.frame.scale_px
         plates = [
             ThinPlate(self._lips.points_px(upper=upper), self._lips.moving, unit_px)
@@ -89,6 +93,12 @@ class PortraitRenderer:
             layer.weights_at(contour) for layer, contour in zip(self._layers, self._contours, strict=True)
         ]
 
+    def _mouth_box(self) -> tuple[slice, slice]:
+        aside, up, down = _MOUTH_REACH
+        box = np.array(((-aside, -up), (aside, -up), (aside, down), (-aside, down)))
+        corners = self._lips.frame.to_picture(box) - (self._grid.left, self._grid.top)
+        return box_of(corners, self._pixels.shape)
+
     def _head(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
         """The head's turn about the chin (2, 2) and its shift (2,) px."""
         angle = math.radians(pose.roll_deg)
@@ -97,39 +107,45 @@ class PortraitRenderer:
         return turn, frame.vectors_px(np.array((pose.shift_x, pose.shift_y)))
 
     def _rest_px(self, pose: Pose) -> np.ndarray:
-        """(h, w, 2) float32: where each pixel's place of the face is when the head has not moved."""
+        """(rows, columns, 2) float32: where each node's place of the face is when the head has not moved."""
         turn, shift = self._head(pose)
-        if not (pose.roll_deg or shift.any()):
-            return self._pixels
         # Inverse of pivot + turn (p - pivot) + shift, as a way that the border fades out.
-        back = (turn.T - np.eye(2)).T.astype(np.float32)
+        back = turn - np.eye(2)
         offset = (self._pivot + shift) @ back + shift
-        return self._pixels + self._head_share * (self._pixels @ back - offset.astype(np.float32))
+        way = self._nodes @ back.astype(np.float32) - offset.astype(np.float32)
+        return self._nodes + self._head_share * way
 
-    def _contours_px(self, upper_ways: np.ndarray, lower_ways: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _contours_px(self, ways: _Pair) -> _Pair:
         """The inner lips in this pose, the head not moved: (M, 2) each."""
         upper, lower = (
-            contour + weights @ ways
-            for contour, weights, ways in zip(
-                self._contours, self._contour_weights, (upper_ways, lower_ways), strict=True
-            )
+            contour + weights @ way
+            for contour, weights, way in zip(self._contours, self._contour_weights, ways, strict=True)
         )
         return upper, lower
 
-    def _skin_way(
-        self,
-        rest: np.ndarray,
-        ways: tuple[np.ndarray, np.ndarray],
-        contours: tuple[np.ndarray, np.ndarray],
-    ) -> np.ndarray:
-        """(h, w, 2) float32: from each place to where its skin is in the picture."""
-        fields = [layer.backwards(way) for layer, way in zip(self._layers, ways, strict=True)]
-        both = self._grid.sample(np.concatenate(fields, axis=-1), rest)  # (h, w, 4)
-        below = self._below_seam(rest, contours)[..., None]
-        return both[..., :2] + below * (both[..., 2:] - both[..., :2])
+    def _source_px(self, rest: np.ndarray, ways: _Pair, contours: _Pair) -> np.ndarray:
+        """(h, w, 2) float32: where each pixel's skin is in the picture.
 
-    def _below_seam(self, rest: np.ndarray, contours: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """(h, w) float32: 0 where the upper lip's side is, 1 on the lower one's; soft beside the mouth."""
+        All is smooth enough for the nodes, but that the lips part: around them each pixel chooses its side.
+        """
+        upper, lower = (
+            rest + self._grid.sample(layer.backwards(way), rest) - self._nodes
+            for layer, way in zip(self._layers, ways, strict=True)
+        )
+        below = self._below_seam(rest, contours)[..., None]
+        source = self._pixels + self._at_pixels(upper + below * (lower - upper))
+        box = self._around_mouth
+        near = self._at_pixels(np.concatenate((upper, lower, rest), axis=-1), box)  # (h, w, 6)
+        below = self._below_seam(near[..., 4:], contours)[..., None]
+        source[box] = self._pixels[box] + near[..., :2] + below * (near[..., 2:4] - near[..., :2])
+        return source
+
+    def _at_pixels(self, values: np.ndarray, box: tuple[slice, slice] = _WHOLE) -> np.ndarray:
+        """The nodes' values (rows, columns, C) at the area's pixels: (h, w, C)."""
+        return self._grid.sample(values, self._pixels[box])
+
+    def _below_seam(self, rest: np.ndarray, contours: _Pair) -> np.ndarray:
+        """(h, w) float32 at (h, w, 2): 0 on the upper lip's side, 1 on the lower one's, soft beside the mouth."""
         frame = self._lips.frame
         at = frame.inside(rest)
         upper, lower = (frame.inside(contour) for contour in contours)
@@ -137,11 +153,11 @@ class PortraitRenderer:
         x = at[..., 0]
         table = np.interp(np.linspace(-2, 2, 513), middle[:, 0], middle[:, 1]).astype(np.float32)
         seam = table[np.clip(np.rint(x * 128 + 256), 0, 512).astype(np.int32)]
-        beyond = np.maximum(middle[0, 0] - x, x - middle[-1, 0])
+        beyond = np.maximum(float(middle[0, 0]) - x, x - float(middle[-1, 0]))
         softness = 0.4 / frame.scale_px + _SEAM_SOFTNESS * np.clip(beyond, 0, 1)
         return smooth_step(0.5 + (at[..., 1] - seam) / (2 * softness))
 
-    def _paint_mouth(self, part: np.ndarray, pose: Pose, contours: tuple[np.ndarray, np.ndarray]) -> None:
+    def _paint_mouth(self, part: np.ndarray, pose: Pose, contours: _Pair) -> None:
         turn, shift = self._head(pose)
         frame = self._lips.frame
         origin = self._pivot + turn @ (frame.origin_px - self._pivot) + shift
@@ -159,7 +175,7 @@ class PortraitRenderer:
             box = box_of(outline - (self._grid.left, self._grid.top), part.shape)
             drawn = part[box].astype(np.float32)
             if drawn.size:
-                lids.draw(drawn, self._picture, rest[box], min(pose.blink, 1.0))
+                lids.draw(drawn, self._picture, self._at_pixels(rest, box), min(pose.blink, 1.0))
                 part[box] = as_bytes(drawn)
 
 

@@ -47,7 +47,10 @@ class Grid:
 
     def sample(self, values: np.ndarray, at_px: np.ndarray) -> np.ndarray:
         """`values` (rows, columns, C) of the nodes, at (..., 2) px of the picture: (..., C)."""
-        places = (at_px - (self.left, self.top)) / self.step_px
+        if not at_px.size:
+            return np.zeros((*at_px.shape[:-1], values.shape[-1]), np.float32)
+        corner = np.array((self.left, self.top), np.float32)
+        places = (at_px - corner) * np.float32(1 / self.step_px)
         x, y = (np.ascontiguousarray(places[..., axis], np.float32) for axis in range(2))
         return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 

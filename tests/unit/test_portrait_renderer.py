@@ -62,6 +62,12 @@ def face_at(mesh_px: np.ndarray) -> Face:
     return Face((*low, *high), 1.0, mesh_px)
 
 
+def mesh_of(finder: FaceFinder, frame: np.ndarray, near: Face) -> np.ndarray:
+    found = finder.mesh(frame, near)
+    assert found is not None
+    return found.mesh_px
+
+
 def around(face: Face, points: tuple[int, ...], margin: float) -> tuple[slice, slice]:
     """Rows and columns around points of the mesh; `margin` in widths of the face."""
     at = face.mesh_px[list(points), :2]
@@ -81,7 +87,7 @@ def dark_pixels(frame: np.ndarray, face: Face) -> int:
     return int((frame[around(face, inside, 0.1)].max(axis=-1) < 60).sum())
 
 
-def _white_share(pixels: np.ndarray) -> float:
+def white_share(pixels: np.ndarray) -> float:
     """Of bright pixels without the lips' red."""
     red, green, _ = np.moveaxis(pixels.astype(float), -1, 0)
     return float(((green > 0.9 * red) & (red > 180)).mean())
@@ -134,13 +140,13 @@ def test_the_mouth_opens_as_far_as_asked(
     renderer: PortraitRenderer, finder: FaceFinder, picture: np.ndarray, face: Face
 ) -> None:
     meshes = [
-        finder.mesh(renderer.draw(Pose(opening=opening)), face).mesh_px for opening in (0, 0.15, 0.3, 0.6, 1)
+        mesh_of(finder, renderer.draw(Pose(opening=opening)), face) for opening in (0, 0.15, 0.3, 0.6, 1)
     ]
     openings = [topology.mouth_opening(mesh) for mesh in meshes]
     assert openings[0] < 0.08
     assert openings[-1] > 0.2  # the mesh network reads a gap of 0.45 as about this
     assert all(a < b for a, b in pairwise(openings)), openings
-    source = finder.mesh(picture, face).mesh_px
+    source = mesh_of(finder, picture, face)
     for mesh in meshes:
         away = np.linalg.norm((mesh - source)[UPPER_FACE, :2], axis=-1)
         assert away.max() < 0.02 * face.size_px
@@ -155,7 +161,7 @@ def test_closed_lips_hide_the_teeth_that_the_picture_shows(
     renderer: PortraitRenderer, picture: np.ndarray, face: Face
 ) -> None:
     box = around(face, (13, 14, 82, 312, 87, 317), 0.0)
-    shown, closed = (_white_share(frame[box]) for frame in (picture, renderer.draw(Pose())))
+    shown, closed = (white_share(frame[box]) for frame in (picture, renderer.draw(Pose())))
     assert shown > 0.2
     assert closed < 0.1 * shown
     assert dark_pixels(renderer.draw(Pose()), face) == 0
@@ -163,7 +169,7 @@ def test_closed_lips_hide_the_teeth_that_the_picture_shows(
 
 def test_the_lips_go_round_and_wide(renderer: PortraitRenderer, finder: FaceFinder, face: Face) -> None:
     widths = [
-        topology.mouth_width(finder.mesh(renderer.draw(Pose(opening=0.3, spread=spread)), face).mesh_px)
+        topology.mouth_width(mesh_of(finder, renderer.draw(Pose(opening=0.3, spread=spread)), face))
         for spread in (-1, 0, 1)
     ]
     assert widths[0] < 0.9 * widths[1]
