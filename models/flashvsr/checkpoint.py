@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import (
     convert_wan_transformer_to_diffusers,
@@ -89,15 +88,16 @@ def load_networks(
     digests = _digests(folder, tables.values())
     notes += _judged(folder, tables, digests)
     version = version_of(folder)
-    with init_empty_weights():
+    with torch.device("meta"):
         transformer = FlashVsrTransformer(config)
         projector = Projector(config, is_causal=version == "v1.1")
         decoder = TinyDecoder(config) if "decoder" in tables else None
     _fill(transformer, _renamed(tables["transformer"], convert_wan_transformer_to_diffusers), device, dtype)
     _fill(projector, tables["projector"], device, dtype)
+    projector.arrange()
     if decoder is not None:
         _fill(decoder, tables["decoder"], device, dtype)
-        decoder.to(memory_format=torch.channels_last)
+        decoder.arrange()
     return FlashVsrNetworks(
         transformer=transformer,
         projector=projector,
@@ -176,23 +176,26 @@ def _shapes(part: Part, config: FlashVsrConfig) -> Shapes:
 
 def vae_shapes(config: FlashVsrConfig) -> Shapes:
     """Of Wan2.1_VAE.pth, by diffusers' names: 194 tensors of 126,892,531 values."""
-    with init_empty_weights():
+    with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in _vae(config).state_dict().items()}
 
 
-def _vae(config: FlashVsrConfig) -> AutoencoderKLWan:
-    return AutoencoderKLWan(base_dim=config.vae_width, z_dim=config.latent_channels)
+def _vae(config: FlashVsrConfig) -> Any:
+    """An AutoencoderKLWan, whose type knows too little of its own."""
+    make: Any = AutoencoderKLWan
+    return make(base_dim=config.vae_width, z_dim=config.latent_channels)
 
 
 def _filled_vae(
     table: Table, config: FlashVsrConfig, device: torch.device, dtype: torch.dtype
 ) -> AutoencoderKLWan:
     """Without the encoder, which enlarging never runs."""
-    with init_empty_weights():
+    with torch.device("meta"):
         vae = _vae(config)
     vae.encoder = vae.quant_conv = None
     _fill(vae, table, device, dtype)
-    return vae
+    placed: AutoencoderKLWan = vae
+    return placed
 
 
 def _checked(table: Table, expected: Shapes) -> list[str]:
@@ -230,7 +233,7 @@ def _fill(module: nn.Module, table: Table, device: torch.device, dtype: torch.dt
 
 def _read_safetensors(path: Path) -> Table:
     with _readable(path):
-        file = safe_open(path, framework="pt", device="cpu")
+        file: Any = safe_open(path, framework="pt", device="cpu")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
         return Table(path, {name: name for name in shapes}, shapes, file.get_tensor)
 

@@ -97,6 +97,10 @@ class TinyDecoder(nn.Module):
             layers[stage.grow] = Grow(width, stage.factor)
         self.decoder = nn.ModuleDict({str(number): layers[number] for number in sorted(layers)})
 
+    def arrange(self) -> None:
+        """Lays the weights out for speed; call it once they are in place. The results stay the same."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
+
     def stream(self) -> DecoderStream:
         """A clip from its beginning."""
         return DecoderStream(self)
@@ -144,10 +148,10 @@ class DecoderStream:
     def _pictures(self, frames: Tensor, depth: int) -> Iterator[Tensor]:
         """What the stages from `depth` on make of these frames, a few of them at a time all the way."""
         if depth == len(_STAGES):
-            for part in frames.split(_frames_of_a_call(frames, 1)):
+            for part in torch.split(frames, _frames_of_a_call(frames, 1)):
                 yield self._decoder.tail(part)
             return
-        for part in frames.split(_frames_of_a_call(frames, 4 * _STAGES[depth].factor)):
+        for part in torch.split(frames, _frames_of_a_call(frames, 4 * _STAGES[depth].factor)):
             yield from self._pictures(self._stage(part, _STAGES[depth]), depth + 1)
 
     def _stage(self, frames: Tensor, stage: _Stage) -> Tensor:
@@ -161,7 +165,10 @@ class DecoderStream:
 
     def _one_step_back(self, number: int, frames: Tensor) -> Tensor:
         last = self._past[number] if number in self._past else torch.zeros_like(frames[:1])
-        self._past[number] = frames[-1:].clone()
+        if len(frames) == 1:
+            self._past[number] = frames
+            return last
+        self._past[number] = frames[-1:].clone()  # not a view, which would keep all of them
         return torch.cat([last, frames[:-1]])
 
 

@@ -111,12 +111,17 @@ def test_streams_do_not_know_each_other(clip: Tensor):
 
 @pytest.mark.parametrize("patch_bytes", [1, 30_000, 1 << 30], ids=["row by row", "two rows", "at once"])
 @pytest.mark.parametrize("frames", [2, 4, 8])
+@pytest.mark.parametrize("is_arranged", [False, True], ids=["as loaded", "arranged"])
 def test_patches_and_a_product_are_the_convolution(
-    monkeypatch: pytest.MonkeyPatch, patch_bytes: int, frames: int
+    monkeypatch: pytest.MonkeyPatch, patch_bytes: int, frames: int, is_arranged: bool
 ):
     monkeypatch.setattr(flashvsr_projector, "_PATCH_BYTES", patch_bytes)
     conv = CausalConv(6, 10)
     fill(conv)
+    if is_arranged:
+        conv.arrange()
+        flat = conv.weight.permute(0, 2, 3, 4, 1)
+        assert flat.is_contiguous()  # so `forward` does not copy it
     inputs = torch.randn(2 + frames, 5, 7, 6, generator=torch.Generator().manual_seed(2))
 
     result = conv(inputs[:2], inputs[2:])
