@@ -69,8 +69,8 @@ class Lids:
         sharp = self._frame.scale_px
         between = np.minimum((y - upper - down) * sharp, (lower - up - y) * sharp) + 0.5
         lids = self._with_line(lids, picture, (x, y - upper - down), blink)
-        skin = 1 - np.clip(between, 0, 1)
-        drawn += (skin * (down + up > 0))[..., None] * (lids - drawn)
+        slides = (down + up > 0) & (y > upper - self._above) & (y < lower + _SKIN_BELOW)
+        drawn += (slides * (1 - np.clip(between, 0, 1)))[..., None] * (lids - drawn)
 
     def _lid_skin(
         self, picture: np.ndarray, source: np.ndarray, y: np.ndarray, edge: np.ndarray

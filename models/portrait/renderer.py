@@ -145,7 +145,7 @@ class PortraitRenderer:
         return self._grid.sample(values, self._pixels[box])
 
     def _below_seam(self, rest: np.ndarray, contours: _Pair) -> np.ndarray:
-        """(h, w) float32 at (h, w, 2): 0 on the upper lip's side, 1 on the lower one's, soft beside the mouth."""
+        """(h, w) float32 at (h, w, 2): 0 on the upper lip's side, 1 on the lower one's; soft aside."""
         frame = self._lips.frame
         at = frame.inside(rest)
         upper, lower = (frame.inside(contour) for contour in contours)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from models.portrait.mouth_track import FPS, MouthTrack
 from models.portrait.performance import MAX_FALL, MAX_RISE, MAX_SPREAD_CHANGE, SWAY_LIMITS, poses
@@ -15,10 +16,12 @@ from models.portrait.pose import Pose
 MINUTE = 60 * FPS
 
 
-def track(opening, spread=None, loudness=None) -> MouthTrack:
-    opening = np.asarray(opening, np.float32)
-    spread = np.zeros_like(opening) if spread is None else np.asarray(spread, np.float32)
-    return MouthTrack(opening, spread, opening if loudness is None else np.asarray(loudness, np.float32))
+def track(
+    opening: ArrayLike, spread: ArrayLike | None = None, loudness: ArrayLike | None = None
+) -> MouthTrack:
+    jaw = np.asarray(opening, np.float32)
+    width = np.zeros_like(jaw) if spread is None else np.asarray(spread, np.float32)
+    return MouthTrack(jaw, width, jaw if loudness is None else np.asarray(loudness, np.float32))
 
 
 def noisy(count: int, seed: int = 0) -> MouthTrack:
