@@ -13,7 +13,7 @@ from models.portrait.pose import Pose
 
 _SPEAKING = 0.75  # of the widest mouth: what the loudest vowels take, so that talk is no shouting
 MAX_RISE, MAX_FALL, MAX_SPREAD_CHANGE = 0.35, 0.4, 0.3  # from one frame to the next
-SWAY_LIMITS = Pose(shift_x=0.012, shift_y=0.014, roll_deg=1.1)
+SWAY_LIMITS = Pose(shift_x=0.009, shift_y=0.0105, roll_deg=0.85)
 """The most that the head leaves its place: to either side, up or down, turned."""
 
 _BLINK_S = (0.0, 0.12, 0.16, 0.26, 0.36)
