@@ -170,25 +170,23 @@ def _heard(module: nn.Module, frames: Tensor, row: _Row) -> Tensor:
 
 @torch.no_grad()
 def plain_motion(module: nn.Module, frames: Tensor, earlier: Tensor) -> Tensor:
-    """TemporalTransformer on one row: frames (F, C, h, w), earlier (M, L, C), place by place."""
+    """TemporalTransformer on one row: frames (F, C, h, w), earlier (M, L, C)."""
     block = module.transformer_blocks[0]
     before = earlier.transpose(1, 2).reshape(-1, *frames.shape[1:])  # (M, C, h, w)
     film = torch.cat([before, frames])  # (T, C, h, w)
     tokens = module.proj_in(module.norm(film).flatten(2).transpose(1, 2))  # (T, L, C)
-    places = []
-    for entering in tokens.unbind(1):  # (T, C)
-        track = entering
-        for attention, norm in zip(block.attention_blocks, block.norms, strict=True):
-            placed = norm(track) + attention.pos_encoder.pe[0, : len(track)]
-            track = track + _attention(attention, placed, placed)
-        places.append(track + block.ff(block.ff_norm(track)))
-    made = module.proj_out(torch.stack(places, dim=1)).transpose(1, 2).reshape(film.shape)
+    tracks = tokens.transpose(0, 1)  # (L, T, C)
+    for attention, norm in zip(block.attention_blocks, block.norms, strict=True):
+        placed = norm(tracks) + attention.pos_encoder.pe[:, : len(film)]
+        tracks = tracks + _attention(attention, placed, placed)
+    tracks = tracks + block.ff(block.ff_norm(tracks))
+    made = module.proj_out(tracks).permute(1, 2, 0).reshape(film.shape)
     return (film + made)[len(before) :]
 
 
 def _attention(attn: nn.Module, query: Tensor, context: Tensor) -> Tensor:
-    """(L, C) attends to (K, C'): softmax of matrix products, head by head."""
+    """(..., L, C) attends to (..., K, C'): softmax of matrix products, head by head."""
     q, k, v = attn.to_q(query), attn.to_k(context), attn.to_v(context)
-    heads = zip(*(part.chunk(attn.heads, dim=1) for part in (q, k, v)), strict=True)
-    seen = [(a @ b.T / a.shape[1] ** 0.5).softmax(dim=1) @ c for a, b, c in heads]
-    return attn.to_out[0](torch.cat(seen, dim=1))
+    heads = zip(*(part.chunk(attn.heads, dim=-1) for part in (q, k, v)), strict=True)
+    seen = [(a @ b.mT / a.shape[-1] ** 0.5).softmax(dim=-1) @ c for a, b, c in heads]
+    return attn.to_out[0](torch.cat(seen, dim=-1))

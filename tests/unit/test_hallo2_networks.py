@@ -101,8 +101,11 @@ class Clip:
         return velocity(self.networks, self.latents, self.conditions, self.reference)
 
 
-@pytest.mark.parametrize("size", [SQUARE, WIDE], ids=["square", "wide"])
-@pytest.mark.parametrize("is_guided", [True, False], ids=["guided", "unguided"])
+@pytest.mark.parametrize(
+    ("is_guided", "size"),
+    [(True, SQUARE), (False, SQUARE), (True, WIDE)],
+    ids=["guided", "unguided", "wide"],
+)
 def test_a_step_is_the_published_one(networks, noise, is_guided, size):
     clip = Clip(networks, noise, is_guided=is_guided, size=size)
     expected = plain_velocity(networks, clip.latents, TIMESTEP, clip.conditions, clip.pictures)
@@ -161,9 +164,7 @@ def test_motion_modules_of_the_deepest_blocks_never_run(own_networks, noise, pat
     assert torch.equal(clip.velocity(), before)
 
 
-@pytest.mark.parametrize(
-    "path", ["down_blocks.0", "down_blocks.2", "mid_block", "up_blocks.1", "up_blocks.3"]
-)
+@pytest.mark.parametrize("path", ["down_blocks.0", "mid_block", "up_blocks.3"])
 def test_motion_modules_of_other_blocks_do(own_networks, noise, path):
     clip = Clip(own_networks, noise)
     before = clip.velocity()
