@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding, WanTransformerBlock
@@ -86,17 +87,18 @@ class FlashVsrTransformer(nn.Module):
         )
         time, time_of_blocks = self._time()
         prompt = self.condition_embedder.text_embedder(prompt_embedding.to(table))  # (1, 512, C)
+        heads, head_width = self.config.heads, self.config.head_width
         layers = [
             _Layer(
-                block,
+                cast("WanTransformerBlock", block),
                 time_of_blocks,
                 prompt,
-                KeySlices(grid, self.config.heads, self.config.head_width, table),
+                KeySlices(grid, heads, head_width, table),
             )
             for block in self.blocks
         ]
         shift, scale = (table.float() + time[:, None])[0]
-        return TransformerStream(self, grid, layers, choice, _TimedNorm.of(scale, shift, table))
+        return TransformerStream(self, grid, layers, choice, _Norm.at_time(scale, shift, table))
 
     def _time(self) -> tuple[Tensor, Tensor]:
         """Of step 1000, float32: the embedding (1, C), and what blocks add their own scales to (1, 6, C)."""
@@ -118,7 +120,7 @@ class TransformerStream:
         grid: WindowGrid,
         layers: list[_Layer],
         choice: _Choice,
-        last: _TimedNorm,
+        last: _Norm,
     ) -> None:
         self._network = network
         self._grid = grid
@@ -147,7 +149,7 @@ class TransformerStream:
         tokens = self._embedded(latents, projected)  # (S, C)
         for layer in self._layers:
             layer.update(tokens, turns, self._choice)
-        return self._unpatched(self._network.proj_out(self._last.normed(tokens)))
+        return self._unpatched(self._network.proj_out(self._last(tokens)))
 
     def _embedded(self, latents: Tensor, projected: Tensor) -> Tensor:
         """The patch embedding as a matrix product, and the projector's tokens, in window order: (S, C)."""
@@ -175,18 +177,18 @@ class _Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _TimedNorm:
-    """A layer norm with time's scale and shift worked in."""
+class _Norm:
+    """A layer norm; where time scales and shifts its result, that is worked in."""
 
     weight: Tensor  # (C,)
     bias: Tensor  # (C,)
 
     @classmethod
-    def of(cls, scale: Tensor, shift: Tensor, like: Tensor) -> _TimedNorm:
+    def at_time(cls, scale: Tensor, shift: Tensor, like: Tensor) -> _Norm:
         """From float32, in `like`'s precision."""
         return cls((1 + scale).to(like), shift.to(like))
 
-    def normed(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens, self.weight.shape, self.weight, self.bias, _EPSILON)
 
 
@@ -200,9 +202,10 @@ class _Layer:
         self._slices = slices
         table = block.scale_shift_table
         shift, scale, gate, inner_shift, inner_scale, inner_gate = (table.float() + time_of_blocks)[0]
-        self._before_attention = _TimedNorm.of(scale, shift, table)
-        self._before_feed_forward = _TimedNorm.of(inner_scale, inner_shift, table)
+        self._before_attention = _Norm.at_time(scale, shift, table)
+        self._before_feed_forward = _Norm.at_time(inner_scale, inner_shift, table)
         self._gate, self._inner_gate = gate.to(table), inner_gate.to(table)  # (C,) each
+        self._before_prompt = _Norm(block.norm2.get_parameter("weight"), block.norm2.get_parameter("bias"))
         attention = block.attn2
         keys, values = attention.norm_k(attention.to_k(prompt)), attention.to_v(prompt)  # (1, 512, C)
         self._prompt_keys, self._prompt_values = self._heads(keys), self._heads(values)
@@ -212,11 +215,11 @@ class _Layer:
         tokens.addcmul_(self._gate, self._attended(tokens, turns, choice))
         for part in torch.split(tokens, self._slices.tokens):
             part.add_(self._prompted(part))
-            part.addcmul_(self._inner_gate, self._block.ffn(self._before_feed_forward.normed(part)))
+            part.addcmul_(self._inner_gate, self._block.ffn(self._before_feed_forward(part)))
 
     def _attended(self, tokens: Tensor, turns: Tensor, choice: _Choice) -> Tensor:
         attention, slices = self._block.attn1, self._slices
-        normed = self._before_attention.normed(tokens)
+        normed = self._before_attention(tokens)
         queries = _rotated(attention.norm_q(attention.to_q(normed)), turns, attention.heads)  # (S, heads, d)
         keys = _rotated(attention.norm_k(attention.to_k(normed)), turns, attention.heads)
         slices.push(keys, attention.to_v(normed).unflatten(-1, (attention.heads, -1)))
@@ -226,9 +229,9 @@ class _Layer:
         return attention.to_out[0](attended.flatten(1))
 
     def _prompted(self, tokens: Tensor) -> Tensor:
-        attention, norm = self._block.attn2, self._block.norm2
-        normed = F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        queries = self._heads(attention.norm_q(attention.to_q(normed))[None])  # (1, heads, S, d)
+        attention = self._block.attn2
+        queries = attention.norm_q(attention.to_q(self._before_prompt(tokens)))  # (S, C)
+        queries = self._heads(queries[None])  # (1, heads, S, d)
         attended = F.scaled_dot_product_attention(queries, self._prompt_keys, self._prompt_values)
         return attention.to_out[0](attended[0].transpose(0, 1).flatten(1))
 
@@ -258,9 +261,9 @@ def rotations(config: FlashVsrConfig, grid: WindowGrid, frames: range, device: t
 
 
 def _rotated(tokens: Tensor, turns: Tensor, heads: int) -> Tensor:
-    """(S, C) to (S, heads, d), each pair of channels turned."""
+    """(S, C) to (S, heads, d), each pair of channels turned; float32 in place."""
     pairs = torch.view_as_complex(tokens.float().view(len(tokens), heads, -1, 2))  # (S, heads, d / 2)
-    return torch.view_as_real(pairs * turns).flatten(-2).to(tokens.dtype)
+    return torch.view_as_real(pairs.mul_(turns)).flatten(-2).to(tokens.dtype)
 
 
 def _exactly(layer: nn.Linear, inputs: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def _multiplied(left: tl.tensor, right: tl.tensor, sums: tl.tensor, is_widened: 
     return tl.dot(left, right, sums, input_precision="tf32x3")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places_head", "places_query", "counts_head", "counts_query"])
 def block_sparse(  # noqa: PLR0913, PLR0917 - a kernel's arguments are pointers and strides
     queries: tl.tensor,
     keys: tl.tensor,
@@ -117,20 +117,21 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, places: Tensor, counts
     num_queries, heads, head_width = queries.shape
     result = queries.new_empty(queries.shape)
     strides = [stride for tensor in (queries, keys, values, result) for stride in tensor.stride()[:2]]
-    _LAUNCHED[num_queries // WINDOW_TOKENS, heads](
-        queries,
-        keys,
-        values,
-        result,
-        places,
-        counts,
-        *strides,
-        *places.stride()[:2],
-        *counts.stride(),
-        _LOG2_E / math.sqrt(head_width),
-        window=WINDOW_TOKENS,
-        head_width=head_width,
-        is_widened=_IS_INTERPRETED and queries.dtype == torch.bfloat16,
-        **_GIVEN,
-    )
+    with torch.cuda.device_of(queries):  # Triton launches on the current device
+        _LAUNCHED[num_queries // WINDOW_TOKENS, heads](
+            queries,
+            keys,
+            values,
+            result,
+            places,
+            counts,
+            *strides,
+            *places.stride()[:2],
+            *counts.stride(),
+            _LOG2_E / math.sqrt(head_width),
+            window=WINDOW_TOKENS,
+            head_width=head_width,
+            is_widened=_IS_INTERPRETED and queries.dtype == torch.bfloat16,
+            **_GIVEN,
+        )
     return result

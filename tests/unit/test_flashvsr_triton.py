@@ -1,0 +1,76 @@
+"""The block-sparse kernel is the reference: compiled where there is a GPU, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.networks.flashvsr_attention import masked, with_triton
+from models.networks.flashvsr_windows import WINDOW_TOKENS
+
+pytestmark = pytest.mark.skipif(
+    find_spec("triton") is None, reason="Triton comes with CUDA builds of torch; on a CPU: pip install triton"
+)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BOUNDS = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}  # of results of about 1
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    """Triton asks whether to interpret when it is first imported: without a GPU, in a process of its own."""
+    if DEVICE.type == "cuda":
+        yield with_triton
+        return
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, get_context("spawn")) as child:
+        patch.setenv("TRITON_INTERPRET", "1")
+        yield lambda *given: child.submit(with_triton, *given).result()
+
+
+def inputs(heads: int, num_queries: int, num_keys: int, width: int) -> tuple[list[Tensor], Tensor]:
+    """Queries, keys and values, and pairs; the first window of queries keeps nothing, the last everything."""
+    generator = torch.Generator().manual_seed(num_keys)
+    tensors = [
+        torch.randn(n * WINDOW_TOKENS, heads, width, generator=generator).to(DEVICE)
+        for n in (num_queries, num_keys, num_keys)
+    ]
+    kept = torch.rand(heads, num_queries, num_keys, generator=generator) < 0.4
+    kept[0, -1], kept[0, 0] = True, False
+    return tensors, kept.to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1, 1, 128), (2, 2, 6, 128), (1, 6, 6, 128), (3, 2, 3, 16)],
+    ids=["one window, nothing kept", "later chunk", "first chunk", "narrow heads"],
+)
+def test_the_kernel_is_the_reference(
+    kernel: Kernel, size: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    tensors, kept = inputs(*size)
+    given = [tensor.to(dtype) for tensor in tensors]
+    result = kernel(*given, kept)
+    error = (result.float() - masked(*(tensor.float() for tensor in given), kept)).abs().max()
+    print(f"{dtype}, {size}: off by {error:.1e}")  # noqa: T201 - the measured figure
+    assert result.dtype == dtype
+    assert error <= BOUNDS[dtype]
+    assert not result[:WINDOW_TOKENS, 0].any()
+
+
+def test_heads_may_lie_apart_in_memory(kernel: Kernel) -> None:
+    tensors, kept = inputs(2, 2, 3, 16)
+    apart = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in tensors]
+    assert torch.equal(kernel(*apart, kept), kernel(*tensors, kept))
+
+
+def test_large_scores_do_not_overflow(kernel: Kernel) -> None:
+    (queries, keys, values), kept = inputs(1, 2, 3, 16)
+    result = kernel(queries * 100, keys * 100, values, kept)
+    assert (result - masked(queries * 100, keys * 100, values, kept)).abs().max() <= BOUNDS[torch.float32]
