@@ -142,7 +142,7 @@ class FlashVsrEngine(Engine):
         check(inputs, {"video_path": info})
         video = video_of(info)
         sizes = predicted_size(video.width_px, video.height_px, inputs)
-        is_full = inputs.model_variant == "full"
+        is_full = _has_vae(inputs.model_variant)
         recipe = Recipe(inputs.seed, inputs.sparse_ratio, inputs.local_range, is_full=is_full)
         canvas = canvas_of(*sizes.preprocessed, inputs.scale)
         job = Job(
@@ -185,7 +185,7 @@ class FlashVsrEngine(Engine):
 
     def _networks_for(self, variant: Variant) -> FlashVsrNetworks:
         """With the decoder of this variant: the VAE is read when a task first asks for `full`, and kept."""
-        if variant != "full" or self._networks.vae is not None:
+        if not _has_vae(variant) or self._networks.vae is not None:
             return self._networks
         try:
             vae = load_vae(self._folder, device=self._device, dtype=self._dtype, config=self._config)
@@ -217,7 +217,7 @@ class FlashVsrEngine(Engine):
         )
 
     def _pixel_bytes(self, variant: Variant) -> PixelBytes:
-        return pixel_bytes(self._config, number_bytes=self._dtype.itemsize, has_vae=variant == "full")
+        return pixel_bytes(self._config, number_bytes=self._dtype.itemsize, has_vae=_has_vae(variant))
 
     @property
     def _weight_bytes(self) -> int:
@@ -253,6 +253,10 @@ class FlashVsrEngine(Engine):
             },
             "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(self._device) if is_cuda else None,
         }
+
+
+def _has_vae(variant: Variant) -> bool:
+    return variant == "full"
 
 
 def _video_facts(task: _Task, parts: KeptParts, output: Path) -> dict[str, Any]:

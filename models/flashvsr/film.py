@@ -104,7 +104,7 @@ class Film:
         with (
             parts,
             RunBehind[_Landing](encode, _CHUNKS_BEHIND) as encoder,
-            RunAhead(self._decoded(span), _CHUNKS_AHEAD) as chunks,
+            RunAhead(self._decoded(span, context), _CHUNKS_AHEAD) as chunks,
         ):
             self._report(context, frames_before(span.shown))
             for chunk in chunks:
@@ -129,8 +129,9 @@ class Film:
         with self._clock.stage("finish"), torch.no_grad():
             return _Landing(chunk, self._finish.frames(*made), torch.isfinite(made[0]).all())
 
-    def _decoded(self, span: Span) -> Iterator[_Decoded]:
-        for chunk in chunks_of(self._reduced(frames_before(span.first)), span.first):
+    def _decoded(self, span: Span, context: RunContext) -> Iterator[_Decoded]:
+        frames = self._reduced(frames_before(span.first), context)
+        for chunk in chunks_of(frames, span.first):
             noise = chunk_noise(
                 self._job.recipe.seed, chunk.number, self._job.canvas, self._networks.config.latent_channels
             )
@@ -138,9 +139,10 @@ class Film:
                 chunk.number, self._pinned(torch.stack(chunk.frames)), self._pinned(noise), chunk.times_s
             )
 
-    def _reduced(self, num_skipped: int) -> Iterator[tuple[Tensor, Fraction]]:
+    def _reduced(self, num_skipped: int, context: RunContext) -> Iterator[tuple[Tensor, Fraction]]:
         """Frames (h, w, 3) uint8 of the preprocessed size; but for those that are skipped."""
         for index, (frame, time_s) in enumerate(decode_video(self._job.path)):
+            context.check()
             picture = torch.from_numpy(frame)
             yield (picture if index < num_skipped else self._reduce(picture)), time_s
 

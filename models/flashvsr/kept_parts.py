@@ -59,6 +59,7 @@ class KeptParts(AbstractContextManager["KeptParts"]):
             threads = max(1, self._context.threads // 2)
             self._open = VideoWriter(path, self._form, threads=threads, start_s=times_s[0])
         for frame, time_s in zip(frames, times_s, strict=True):
+            self._context.check()
             self._open.write(frame, time_s)
         if (number + 1) % PART_CHUNKS == 0:
             self._close()

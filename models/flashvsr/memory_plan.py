@@ -37,7 +37,7 @@ _VAE_CACHE_BY_WIDTH = 2 * (7 + 6 * 2 / 4 + 14 * 4 / 16)
 _VAE_WORK_BY_WIDTH = 7 * 6
 _CHUNK_FRAMES_SEEN, _CHUNK_FRAMES_MADE, _FRAMES_IN_WORK = 25, 21, 24  # the last: 3 copies of 8 frames
 _PARKING_COST = 4
-_SHARE_AFTER_FAILURE = 0.6  # of what did not fit
+_SHARE_AFTER_FAILURE = 0.75  # of what did not fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,6 +155,10 @@ class _TileStream:
         """
         with self._clock.stage("projector"):
             tokens = self._projector.push(seen)
+        if tokens is None:
+            raise ValueError(
+                "a chunk has more frames than the first, which only fills the projector's caches"
+            )
         with self._clock.stage("transformer"):
             latents = noise - self._transformer.step(noise, tokens, number)
         if number < self._span.decoded:

@@ -1,9 +1,9 @@
 """Pictures in the range that the network was trained on: HDR (PQ, HLG) becomes SDR, the rest stays.
 
 HDR code values become light (ITU-R BT.2100: PQ's EOTF; HLG's inverse OETF with the system gamma of a display
-of 1,000 nits), BT.2020 primaries those of BT.709, and light above white is rolled off up to 1,000 nits (the
-curve of E. Reinhard et al., 2002, with a white point, on the brightest channel so that hues stay). White is
-at 203 nits (ITU-R BT.2408).
+of 1,000 nits) and BT.2020 primaries those of BT.709. White is at 203 nits (ITU-R BT.2408). Light above a knee
+is rolled off up to 1,000 nits by the curve of E. Reinhard et al. (2002) with a white point, on the brightest
+channel, so that hues stay.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
 _BT2020_PRIMARIES = 9
 _LUMA_2020 = (0.2627, 0.6780, 0.0593)
 _TO_709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187))
+_KNEE = 0.6  # of white
 _DISPLAY_GAMMA = 2.4
 _BITS = 8
 _CODES = 1 << _BITS
@@ -93,8 +94,10 @@ _LIGHT: dict[int, Callable[[Tensor], Tensor]] = {_PQ: _pq_light, _HLG: _hlg_ligh
 
 
 def _rolled_off(light: Tensor) -> Tensor:
-    """Light of which 1 is white to 0..1: the peak becomes 1, what is dark stays as it is."""
+    """Light of which 1 is white to 0..1: the peak becomes 1, what is below the knee stays as it is."""
     light = light.clamp(min=0)
-    brightest = light.amax(dim=-1, keepdim=True)
-    peak = _PEAK_NITS / _WHITE_NITS
-    return (light * ((1 + brightest / peak**2) / (1 + brightest))).clamp_(max=1)
+    brightest = light.amax(dim=-1, keepdim=True).clamp(min=_KNEE)
+    above = (brightest - _KNEE) / (1 - _KNEE)
+    peak = (_PEAK_NITS / _WHITE_NITS - _KNEE) / (1 - _KNEE)
+    rolled = _KNEE + (1 - _KNEE) * above * (1 + above / peak**2) / (1 + above)
+    return (light * (rolled / brightest)).clamp_(max=1)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from models.flashvsr.color import COLOR_FIXES, adain, wavelet
+from models.flashvsr.tone import Tone, is_hdr, shown_color
+from models.media import BT601, BT709, Color
 
 
 @pytest.fixture
@@ -75,3 +77,43 @@ def test_results_are_pictures(fix, pair):
 def test_what_has_the_right_colours_stays(fix, pair):
     made, _ = pair
     assert torch.allclose(fix(made, made), made, atol=1e-5)
+
+
+CPU = torch.device("cpu")
+PQ, HLG = Color(9, 9, 16), Color(9, 9, 18)
+GREY = torch.arange(256, dtype=torch.uint8).view(1, 1, 256, 1).expand(-1, -1, -1, 3)
+
+
+def test_sdr_stays_as_it_is():
+    for color in (BT601, BT709):
+        assert torch.equal(Tone(color, CPU)(GREY), GREY / 255)
+        assert not is_hdr(color)
+        assert shown_color(color) == color
+
+
+@pytest.mark.parametrize(("color", "white"), [(PQ, 0.581), (HLG, 0.75)], ids=["pq", "hlg"])
+def test_hdr_greys_rise_to_white_and_stay_grey(color, white):
+    """Diffuse white is at 58 % of PQ's and 75 % of HLG's code values (ITU-R BT.2408)."""
+    made = Tone(color, CPU)(GREY)[0, 0]
+    assert (made.amax(dim=1) - made.amin(dim=1)).max() < 0.005
+    grey = made[:, 1]
+    assert (grey.diff() >= 0).all()
+    assert grey[0] == 0
+    assert grey[round(255 * white)] == pytest.approx(0.91, abs=0.02), "room for what is brighter"
+    assert grey[-1] == pytest.approx(1, abs=0.01)
+    assert is_hdr(color)
+    assert shown_color(color) == BT709
+
+
+def test_dark_light_is_kept_as_it_is():
+    """20 nits are a tenth of white, which a display of gamma 2.4 shows for 0.38."""
+    code = round(255 * 0.3583)  # of 20.3 nits in PQ
+    assert Tone(PQ, CPU)(GREY)[0, 0, code, 1] == pytest.approx(0.1 ** (1 / 2.4), abs=0.01)
+
+
+def test_wide_colours_become_narrow_ones_of_the_same_hue():
+    red = torch.tensor([180, 30, 30], dtype=torch.uint8).view(1, 1, 1, 3)
+    made = Tone(PQ, CPU)(red).flatten()
+    assert made[0] > 3 * made[1]
+    assert made.min() >= 0
+    assert made.max() <= 1

@@ -116,34 +116,28 @@ def test_a_replay_begins_where_the_caches_can_be_whole(layers, is_full):
             assert span.first > span.decoded - 3 * layers - 6, "and no earlier than it must"
 
 
-def test_a_replayed_stream_is_the_one_that_was_never_broken(networks):
-    """Bit by bit, from the first chunk that is shown, although it begins in the middle."""
-    shown = 21
+LONG = noisy_frames(21 + 8 * 14 + 3, SMALL)
+
+
+@pytest.fixture(scope="module")
+def unbroken(networks):
+    return restored(networks, LONG, SMALL, plan_of(SMALL))
+
+
+@pytest.mark.parametrize("shown", [7, 14])
+def test_a_replayed_stream_is_the_one_that_was_never_broken(networks, unbroken, shown):
+    """Bit by bit, from the first chunk that is shown, whether it begins at the beginning or in the middle."""
     span = span_from(shown, TINY.layers, is_full=False)
-    assert 0 < span.first < span.decoded < shown
-    frames = noisy_frames(21 + 8 * 23 + 3, SMALL)
-    whole = restored(networks, frames, SMALL, plan_of(SMALL))
-    resumed = restored(networks, frames, SMALL, plan_of(SMALL), span=span)
-    assert list(resumed) == [number for number in whole if number >= shown]
-    assert all(torch.equal(pictures, whole[number]) for number, pictures in resumed.items())
+    assert span == {7: Span(0, 2, 7), 14: Span(2, 9, 14)}[shown]
+    resumed = restored(networks, LONG, SMALL, plan_of(SMALL), span=span)
+    assert list(resumed) == list(range(shown, 16))
+    assert all(torch.equal(pictures, unbroken[number]) for number, pictures in resumed.items())
 
 
-def test_a_replay_that_is_too_short_would_not_be(networks):
-    """What the length of a replay is for: with a chunk less than the transformer's reach, values differ."""
-    frames = noisy_frames(21 + 8 * 12, SMALL)
-    whole = restored(networks, frames, SMALL, plan_of(SMALL))
-    short = restored(networks, frames, SMALL, plan_of(SMALL), span=Span(7, 7, 12))
-    assert not torch.equal(short[12], whole[12])
-
-
-def test_from_the_beginning_only_the_decoder_is_spared(networks):
-    frames = noisy_frames(21 + 8 * 8, SMALL)
-    whole = restored(networks, frames, SMALL, plan_of(SMALL))
-    span = span_from(7, TINY.layers, is_full=False)
-    assert span == Span(0, 2, 7)
-    resumed = restored(networks, frames, SMALL, plan_of(SMALL), span=span)
-    assert list(resumed) == [7, 8]
-    assert all(torch.equal(pictures, whole[number]) for number, pictures in resumed.items())
+def test_a_replay_that_is_too_short_would_not_be(networks, unbroken):
+    """What the length of a replay is for."""
+    short = restored(networks, LONG, SMALL, plan_of(SMALL), span=Span(10, 10, 14))
+    assert not torch.equal(short[14], unbroken[14])
 
 
 WIDE = Canvas(384, 128, 384, 128)
@@ -208,22 +202,12 @@ def test_the_vae_as_a_stream_is_the_vae(vae):
     assert torch.allclose(torch.cat(parts, dim=2), whole, atol=1e-5)
 
 
-def test_the_variant_full_goes_through_the_vae(networks, vae):
-    from dataclasses import replace
-
-    frames = noisy_frames(30, SMALL)
-    full = restored(
-        replace(networks, decoder=None, vae=vae),
-        frames,
-        SMALL,
-        plan_of(SMALL),
-        recipe=Recipe(7, 2.0, 11, True),
-    )
-    assert [pictures.shape for pictures in full.values()] == [
-        (3, 21, 128, 128),
-        (3, 8, 128, 128),
-        (3, 1, 128, 128),
-    ]
+def test_the_vae_forgets_what_a_replay_leaves_out(vae):
+    """From the 43rd latent frame on (21 chunks) a stream that began in the middle is the whole one."""
+    latents = torch.randn(1, TINY.latent_channels, 50, 2, 2, generator=torch.Generator().manual_seed(0))
+    whole, late = (VaeStream(vae).push(part, torch.empty(0)) for part in (latents, latents[:, :, 4:]))
+    assert torch.equal(whole[:, :, -16:], late[:, :, -16:])
+    assert not torch.equal(whole[:, :, -100:], late[:, :, -100:]), "which takes its time"
 
 
 def test_frames_are_enlarged_bicubically_and_the_last_row_and_column_repeated():
