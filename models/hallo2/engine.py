@@ -80,7 +80,7 @@ class Hallo2Engine(Engine):
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with _engine_errors():
             networks = load_networks(folder, device=self._device, dtype=dtype, config=self._config)
-            vae = _pretrained(AutoencoderKL, folder / VAE_FOLDER).to(self._device, dtype)
+            vae = _pretrained(AutoencoderKL, folder / VAE_FOLDER, dtype).to(self._device)
             self._hearing = _pretrained(Wav2Vec2Model, folder / WAV2VEC_FOLDER).to(self._device)
         self._pipeline = ClipPipeline(networks, vae)
         finder = load_face_finder(resources.weights, threads=resources.threads)
@@ -245,13 +245,14 @@ def _joined(film: _Film, audio: Path, context: RunContext, seconds: defaultdict[
     return output
 
 
-def _pretrained(kind: Any, folder: Path) -> Any:
+def _pretrained(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """A model of diffusers or transformers, frozen. Raises ModelNotReady naming its folder."""
     try:
-        return kind.from_pretrained(folder, local_files_only=True).requires_grad_(False).eval()
+        model = kind.from_pretrained(folder, local_files_only=True, dtype=dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         text = f"the folder {folder.name} cannot be loaded as {kind.__name__}: {_first_line(error)}"
         raise ModelNotReady(text) from error
+    return model.requires_grad_(False).eval()
 
 
 @contextmanager

@@ -180,15 +180,23 @@ def first_clip(context: LocalRunContext) -> str:
     return next(report.stage for report in context.reports if report.unit == "steps")
 
 
-def test_a_film_that_was_lost_goes_on_and_is_the_unbroken_one(engine, film, left_behind, tmp_path):
-    unbroken = engine.run(ask(film, inference_steps=1), LocalRunContext(tmp_path / "whole")).values
+def test_a_film_that_was_lost_goes_on_and_is_the_unbroken_one(
+    engine, film, left_behind, tmp_path, monkeypatch
+):
+    """Compared as it is drawn, before the encoder."""
+    draw, drawn = ClipPipeline.clip, []
+    monkeypatch.setattr(ClipPipeline, "clip", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    engine.run(ask(film, inference_steps=1), LocalRunContext(tmp_path / "whole"))
+    *_, unbroken = drawn
     again = Store(tmp_path / "again", kept=left_behind)
     result = engine.run(ask(film, inference_steps=1), again).values
 
     assert len(left_behind) == 3  # two clips, and what the third begins from
     assert first_clip(again) == "clip 3/3"
     assert any("2 clips were there" in note for note in result["notes"])
-    assert np.array_equal(frames_of(result["video_path"]), frames_of(unbroken["video_path"]))
+    assert len(drawn) == 3 + 1
+    assert np.array_equal(drawn[-1].frames, unbroken.frames)
+    assert len(frames_of(result["video_path"])) == 45
 
 
 @pytest.mark.parametrize("damage", ["a clip is gone", "the state is cut short", "another seed"])
