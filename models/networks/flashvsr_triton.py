@@ -117,7 +117,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, places: Tensor, counts
     num_queries, heads, head_width = queries.shape
     result = queries.new_empty(queries.shape)
     strides = [stride for tensor in (queries, keys, values, result) for stride in tensor.stride()[:2]]
-    with torch.cuda.device_of(queries):  # Triton launches on the current device
+    # Triton launches on the current device; for tensors of a CPU nothing changes
+    with torch.cuda.device_of(queries):  # type: ignore[no-untyped-call]
         _LAUNCHED[num_queries // WINDOW_TOKENS, heads](
             queries,
             keys,

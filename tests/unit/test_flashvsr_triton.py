@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +31,10 @@ def kernel() -> Iterator[Kernel]:
     if DEVICE.type == "cuda":
         yield with_triton
         return
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, get_context("spawn")) as child:
-        patch.setenv("TRITON_INTERPRET", "1")
+    with ProcessPoolExecutor(1, get_context("spawn")) as child:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            child.submit(os.getpid).result()  # it has started
         yield lambda *given: child.submit(with_triton, *given).result()
 
 
@@ -74,3 +79,47 @@ def test_large_scores_do_not_overflow(kernel: Kernel) -> None:
     (queries, keys, values), kept = inputs(1, 2, 3, 16)
     result = kernel(queries * 100, keys * 100, values, kept)
     assert (result - masked(queries * 100, keys * 100, values, kept)).abs().max() <= BOUNDS[torch.float32]
+
+
+HOPPER, SHARED_BYTES = 90, 227 << 10
+_HEADS = (
+    "query_head",
+    "key_head",
+    "value_head",
+    "result_head",
+)  # strides that are multiples of 16, as rows are
+
+
+def compiled(number: str, tile_keys: int) -> Any:
+    """The kernel as an H100 would get it, for heads 128 wide in rows of whole heads."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from models.networks.flashvsr_triton import block_sparse
+
+    constants = {"window": WINDOW_TOKENS, "head_width": 128, "tile_keys": tile_keys, "is_widened": False}
+    pointers = {name: f"*{number}" for name in ("queries", "keys", "values", "result")}
+    types = (
+        pointers
+        | {"places": "*i32", "counts": "*i32", "scale": "fp32"}
+        | dict.fromkeys(constants, "constexpr")
+    )
+    signature = {name: types.get(name, "i32") for name in block_sparse.arg_names}
+    aligned = [kind[0] == "*" or name[-4:] == "_row" or name in _HEADS for name, kind in signature.items()]
+    attributes = {(place,): [["tt.divisibility", 16]] for place, holds in enumerate(aligned) if holds}
+    return triton.compile(
+        ASTSource(block_sparse, signature, constants, attributes),
+        target=GPUTarget("cuda", HOPPER, 32),
+        options={"num_warps": 8, "num_stages": 2, "enable_fp_fusion": True},
+    )
+
+
+@pytest.mark.parametrize(("number", "tile_keys"), [("bf16", 64), ("fp32", 32)], ids=["bfloat16", "float32"])
+def test_the_kernel_compiles_for_a_gpu_that_is_not_here(
+    number: str, tile_keys: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = compiled(number, tile_keys)
+    assert kernel.metadata.shared <= SHARED_BYTES
+    assert "wgmma.mma_async" in kernel.asm["ptx"]
