@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What one language calls things, and its ways to make a sentence of them.
-
-    In `things`: {color} {shape} {size}. In `sentences`: {thing}, {moves} (a motion as a finite verb),
-    {moving} (as a participle) and {behind} (the background; a sentence without it does not tell).
-    """
+    """One language. In `things`: {color} {shape} {size}. In `sentences`: {thing}, {moves} (a motion as a finite
+    verb), {moving} (as a participle) and {behind} (the background; a sentence without it does not tell)."""
 
     colors: dict[str, tuple[str, ...]]
     shapes: dict[str, tuple[str, ...]]
@@ -27,13 +24,17 @@ class Words:
     gap: str
 
 
-# What a sentence may have that says nothing of the scene: the commonest words of the language.
-_COMMON_ENGLISH = """
+# What a sentence may have that says nothing of the scene: manners, and the commonest words of the language.
+_EMPTY_ENGLISH = """
+slowly smoothly gently just quite nicely simple plain cartoon 2d please very now
 the of to and in it that was for as with his they be at this from have by what some we can other were all your
 when use word how said an each she which do their time if will way about many then them would write like so
 these her make thing look has could come did my sound no most know than call people may side been who keep let
 """
-_COMMON_CHINESE = "的 了 是 我 这 那 有 们 你 来 要 把 让 会 能 着 也 都 看 去 吧 还 再 又 很 这样 可以"
+_EMPTY_CHINESE = """
+慢慢 轻轻 缓缓 平稳地 卡通 简单的 请 正 就
+的 了 是 我 这 那 有 们 你 来 要 把 让 会 能 着 也 都 看 去 吧 还 再 又 很 这样 可以
+"""
 
 ENGLISH = Words(
     colors={name: (name,) for name in ("red", "orange", "yellow", "green", "blue", "pink")}
@@ -235,22 +236,7 @@ ENGLISH = Words(
         "{first} with {second}",
         "{first} as well as {second}",
     ),
-    fillers=(
-        *_COMMON_ENGLISH.split(),
-        "slowly",
-        "smoothly",
-        "gently",
-        "just",
-        "quite",
-        "nicely",
-        "simple",
-        "plain",
-        "cartoon",
-        "2d",
-        "please",
-        "very",
-        "now",
-    ),
+    fillers=tuple(_EMPTY_ENGLISH.split()),
     gap=" ",
 )
 
@@ -406,10 +392,7 @@ CHINESE = Words(
         "一边{first},一边{second}",
         "{first},旁边{second}",
     ),
-    fillers=(
-        *("慢慢", "轻轻", "缓缓", "平稳地", "卡通", "简单的", "请", "正", "就"),
-        *_COMMON_CHINESE.split(),
-    ),
+    fillers=tuple(_EMPTY_CHINESE.split()),
     gap="",
 )
 
