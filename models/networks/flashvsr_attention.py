@@ -62,7 +62,7 @@ def _gathered_part(windows: list[Tensor], part: slice, places: Tensor, counts: T
     if not longest:
         return torch.zeros_like(queries[part])
     is_real = torch.arange(longest, device=counts.device) < counts[:, None]  # (m, longest)
-    chosen = places[:, :longest].where(is_real, 0).long()
+    chosen = places[:, :longest].long()
     mask = is_real.repeat_interleave(WINDOW_TOKENS, dim=1)[:, None]  # (m, 1, longest * 128)
     attended = F.scaled_dot_product_attention(
         queries[part],
@@ -70,6 +70,7 @@ def _gathered_part(windows: list[Tensor], part: slice, places: Tensor, counts: T
         values[chosen].flatten(1, 2),
         mask.expand(-1, WINDOW_TOKENS, -1),
     )  # (m, 128, d)
+    # what SDPA makes of a row without a key is each device's own affair
     return torch.where((counts > 0)[:, None, None], attended, 0)
 
 
@@ -81,9 +82,10 @@ def with_triton(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> 
 
 
 def kept_lists(kept: Tensor) -> tuple[Tensor, Tensor]:
-    """`kept` as lists: places (heads, Q, K) and counts (heads, Q), int32; a list's first `count` places hold.
+    """`kept` as lists: places (heads, Q, K) and counts (heads, Q), int32.
 
-    Nothing waits for the device, and a list's order is that of the windows.
+    A list's first `count` places hold, in the order of the windows; the rest are 0. Nothing waits for the
+    device.
     """
     num_keys = kept.shape[-1]
     order = kept.cumsum(dim=-1, dtype=torch.int32)

@@ -88,6 +88,7 @@ def test_lists_name_the_kept_windows_in_order() -> None:
     for head, query in torch.cartesian_prod(torch.arange(3), torch.arange(6)).tolist():
         named = places[head, query, : counts[head, query]]
         assert named.tolist() == kept[head, query].nonzero().flatten().tolist()
+        assert not places[head, query, counts[head, query] :].any()
 
 
 def test_the_kernel_is_for_gpus_that_have_triton(monkeypatch: pytest.MonkeyPatch) -> None:
