@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One language. In `things`: {color} {shape} {size}. In `sentences`: {thing}, {moves} (a motion as a finite
-    verb), {moving} (as a participle) and {behind} (the background; a sentence without it does not tell)."""
+    """One language. `things` have {color} {shape} {size}; `sentences` {thing}, {moves} (a motion as a finite
+    verb), {moving} (as a participle) and {behind} (the background; without it a sentence does not tell)."""
 
     colors: dict[str, tuple[str, ...]]
     shapes: dict[str, tuple[str, ...]]
