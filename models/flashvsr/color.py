@@ -50,13 +50,10 @@ def _blurred(pictures: Tensor, radius_px: int) -> Tensor:
     """A 3 x 3 Gaussian whose taps are `radius_px` apart; the border is repeated."""
     height_px, width_px = pictures.shape[-2:]
     padded = F.pad(pictures, (radius_px,) * 4, mode="replicate")
-    rows = sum(
-        padded[..., tap * radius_px : tap * radius_px + height_px, :] * weight
-        for tap, weight in enumerate(_GAUSS)
-    )
-    return torch.as_tensor(
-        sum(
-            rows[..., tap * radius_px : tap * radius_px + width_px] * weight
-            for tap, weight in enumerate(_GAUSS)
-        )
-    )
+    rows = torch.zeros_like(padded[..., :height_px, :])
+    for tap, weight in enumerate(_GAUSS):
+        rows.add_(padded[..., tap * radius_px : tap * radius_px + height_px, :], alpha=weight)
+    blurred = torch.zeros_like(pictures)
+    for tap, weight in enumerate(_GAUSS):
+        blurred.add_(rows[..., tap * radius_px : tap * radius_px + width_px], alpha=weight)
+    return blurred

@@ -121,7 +121,7 @@ class Film:
         context.check()
         with self._clock.stage("prepare"), torch.no_grad():
             frames = chunk.frames.to(self._device, non_blocking=True)
-            clip = enlarged(self._tone(frames), self._job.canvas, self._dtype)
+            clip = enlarged(frames, self._job.canvas, self._dtype, self._tone)
             noise = chunk.noise.to(self._device, non_blocking=True).to(self._dtype)
         made = restorer.push(chunk.number, clip, noise, context.check)
         if made is None:

@@ -118,9 +118,9 @@ def plan_memory(canvas: Canvas, pixel: PixelBytes, free: FreeBytes) -> MemoryPla
 
 def smaller_plan(canvas: Canvas, failed: MemoryPlan, pixel: PixelBytes, free: FreeBytes) -> MemoryPlan | None:
     """A plan after one that ran out of memory; None where there is none that takes much less."""
-    less = FreeBytes(device=int(failed.device_bytes * _SHARE_AFTER_FAILURE / _USABLE_SHARE), host=free.host)
+    less_bytes = int(failed.device_bytes * _SHARE_AFTER_FAILURE / _USABLE_SHARE)
     try:
-        return plan_memory(canvas, pixel, less)
+        return plan_memory(canvas, pixel, FreeBytes(device=min(less_bytes, free.device), host=free.host))
     except (InvalidInput, PermanentFailure):
         return None
 

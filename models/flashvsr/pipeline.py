@@ -92,13 +92,18 @@ def chunk_noise(seed: int, number: int, canvas: Canvas, channels: int) -> Tensor
     return torch.randn(size, generator=generator)
 
 
-def enlarged(frames: Tensor, canvas: Canvas, dtype: torch.dtype) -> Tensor:
-    """Frames (n, h, w, 3) of 0..1 as the networks see them: (1, 3, n, H, W) of -1..1, bicubic."""
-    clip = frames.new_empty(3, len(frames), canvas.height_px, canvas.width_px, dtype=dtype)
+def enlarged(frames: Tensor, canvas: Canvas, dtype: torch.dtype, tone: Callable[[Tensor], Tensor]) -> Tensor:
+    """Frames (n, h, w, 3) as the networks see them: (1, 3, n, H, W) of -1..1, bicubic.
+
+    `tone` makes values of 0..1 of some frames at a time.
+    """
+    clip = frames.new_empty((3, len(frames), canvas.height_px, canvas.width_px), dtype=dtype)
     size = (canvas.picture_height_px, canvas.picture_width_px)
     beside = (0, canvas.width_px - size[1], 0, canvas.height_px - size[0])
-    for source, target in zip(frames.split(_FRAMES_AT_ONCE), clip.split(_FRAMES_AT_ONCE, dim=1), strict=True):
-        picture = F.interpolate(source.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False)
+    for source, target in zip(
+        torch.split(frames, _FRAMES_AT_ONCE), torch.split(clip, _FRAMES_AT_ONCE, dim=1), strict=True
+    ):
+        picture = F.interpolate(tone(source).permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False)
         picture = picture.clamp_(0, 1).mul_(2).sub_(1)  # (m, 3, picture's height, width)
         target.copy_(F.pad(picture, beside, mode="replicate").transpose(0, 1))
     return clip[None]
@@ -114,8 +119,9 @@ class Finish:
 
     def frames(self, made: Tensor, low: Tensor) -> Tensor:
         """Pictures and their low-quality frames (1, 3, m, H, W) of -1..1 to (m, height, width, 3) uint8."""
-        parts = zip(made[0].split(_FRAMES_AT_ONCE, dim=1), low[0].split(_FRAMES_AT_ONCE, dim=1), strict=True)
-        return torch.cat([self._part(self._cut(part), self._cut(reference)) for part, reference in parts])
+        parts = (torch.split(clip[0], _FRAMES_AT_ONCE, dim=1) for clip in (made, low))
+        pairs = zip(*parts, strict=True)
+        return torch.cat([self._part(self._cut(part), self._cut(reference)) for part, reference in pairs])
 
     def _cut(self, part: Tensor) -> Tensor:
         """(3, m, H, W) to (m, 3, picture's height, width)."""

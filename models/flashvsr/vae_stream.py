@@ -14,9 +14,9 @@ class VaeStream:
     """One clip's way through the decoder; holds what each causal convolution saw last."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
-        self._vae = vae
+        self._vae: Any = vae
         self._cache: list[Any] = [None] * sum(
-            isinstance(part, WanCausalConv3d) for part in vae.decoder.modules()
+            isinstance(part, WanCausalConv3d) for part in self._vae.decoder.modules()
         )
         self._is_first = True
 
@@ -27,7 +27,7 @@ class VaeStream:
         Latents are normalised, results of -1..1. The low-quality frames, which the tiny decoder asks for, are
         not looked at.
         """
-        return torch.cat([self._next(code) for code in self._unscaled(latents).split(1, dim=2)], dim=2)
+        return torch.cat([self._next(code) for code in torch.split(self._unscaled(latents), 1, dim=2)], dim=2)
 
     def _next(self, code: Tensor) -> Tensor:
         """(1, 16, 1, h, w) to (1, 3, 1 or 4, 8 h, 8 w)."""
@@ -37,7 +37,7 @@ class VaeStream:
         return made.clamp(-1, 1)
 
     def _unscaled(self, latents: Tensor) -> Tensor:
-        config: Any = self._vae.config
+        config = self._vae.config
         mean, deviation = (
             torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
             for values in (config.latents_mean, config.latents_std)
