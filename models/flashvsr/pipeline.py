@@ -9,7 +9,7 @@ A stream that is to go on after a break remembers too much to be stored (6 GB at
 instead, without decoder and encoder as long as it can be, and not from the beginning: a layer of the
 transformer sees three slices back, so 3 chunks for each layer before the one to go on with decide all of its
 values (91 chunks, 728 frames), and a few more those of projector and decoder. From there on it is the stream
-that was never broken, bit by bit.
+that was never broken, bit by bit where the device's kernels are deterministic.
 
 Facts: OpenImagingLab/FlashVSR, diffsynth/pipelines/flashvsr_tiny.py at
 0a4ff08ab04bd24b745804befe32803ae53b5208.

@@ -15,9 +15,7 @@ class VaeStream:
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self._vae: Any = vae
-        self._cache: list[Any] = [None] * sum(
-            isinstance(part, WanCausalConv3d) for part in self._vae.decoder.modules()
-        )
+        self._cache: list[Any] = [None] * _num_layers(vae)
         self._is_first = True
 
     @torch.no_grad()
@@ -43,3 +41,8 @@ class VaeStream:
             for values in (config.latents_mean, config.latents_std)
         )
         return latents * deviation + mean
+
+
+def _num_layers(vae: Any) -> int:
+    """How many of the decoder's layers remember frames."""
+    return sum(isinstance(part, WanCausalConv3d) for part in vae.decoder.modules())
