@@ -6,6 +6,7 @@ Blocking, for worker threads. Each is made once and kept with the task.
 from __future__ import annotations
 
 import io
+import re
 import uuid
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from models.video_streams import concat_chunks
 
 PREVIEW_QUALITY = 85
 MAX_PREVIEW_PX = 1280  # longer side
+_PART_NUMBER = re.compile(r"chunk-\d+")
 
 
 def ensure_preview(storage: ArtifactStore, source_key: str, preview_key: str) -> None:
@@ -55,7 +57,7 @@ def join_finished_parts(
 
     Raises PermanentFailure when the parts do not fit together.
     """
-    found = [part.key for part in storage.list(keys.partial_prefix(task_id))]
+    found = _parts_of_one_film([part.key for part in storage.list(keys.partial_prefix(task_id))])
     if not found:
         return None
     with HeldFolder(scratch, f"export-{uuid.uuid4().hex}") as folder:
@@ -67,6 +69,17 @@ def join_finished_parts(
         except (av.FFmpegError, ValueError) as error:
             raise PermanentFailure(f"the finished parts could not be joined: {error}") from error
         return storage.put_file(target_key, output)
+
+
+def _parts_of_one_film(found: list[str]) -> list[str]:
+    """Those that fit together: attempts whose weights or input had changed leave parts of other films beside.
+
+    A part is named chunk-{number}{what it is made of}.mp4; the film of the most parts is the one to have.
+    """
+    films: dict[str, list[str]] = {}
+    for key in found:
+        films.setdefault(_PART_NUMBER.sub("", key), []).append(key)
+    return max(films.values(), key=len, default=[])
 
 
 def _fetched(storage: ArtifactStore, key: str, folder: Path) -> Path:

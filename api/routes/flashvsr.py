@@ -48,7 +48,6 @@ VERSION = "1.0.0"
 WEIGHTS_VERSION = "v1.1"
 NO_RESULT_YET = "任务尚未完成或没有可用的部分结果"
 NO_RESULT = "结果文件不存在"
-NO_FULL_ENGINE = "this server has no FlashVSR network; the embedded engine serves instead"
 STILL_RUNNING = "任务仍在处理中，请在任务结束后再导出。"
 
 router: APIRouter = direct_router("flashvsr")
@@ -266,11 +265,10 @@ async def _weights_status(edge: Edge) -> dict[str, Any]:
 
 
 async def _missing_full_weights(edge: Edge, model: ModelSpec) -> list[str]:
-    """What the FlashVSR network itself lacks; the embedded engine does not count here."""
+    """What FlashVSR itself lacks, in the layout of its release; the embedded engine does not count here."""
     full = [engine for engine in model.engines if engine.kind is EngineKind.FULL]
-    if not full:
-        return [NO_FULL_ENGINE]
-    return await edge.readiness.missing(full[0])
+    missing = [await edge.readiness.missing(engine) for engine in full]
+    return min(missing, key=bool, default=[])
 
 
 @router.get("/")

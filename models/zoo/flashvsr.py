@@ -1,6 +1,7 @@
 """flashvsr.upscale_video: video super-resolution with exact frame count, times, size and sound.
 
-The embedded engine is SPAN (arXiv 2311.12770), which enlarges each frame by itself.
+The full engine is FlashVSR (arXiv 2510.12747, models/flashvsr/), the embedded one SPAN (arXiv 2311.12770),
+which enlarges each frame by itself.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from models.engine import (
     Result,
     RunContext,
 )
+from models.flashvsr.files import FOLDERS
 from models.frame_pipeline import RunAhead, RunBehind
 from models.media import MediaInfo, VideoFacts, count_frames, probe
 from models.span_weights import SPAN_WEIGHTS, span_files
 from models.video_streams import ChunkWriter, TimedFrame, VideoForm, decode_video, even, mux, tick_of
+from models.weights import ModelFolder
 
 if TYPE_CHECKING:
     from models.networks.upscaler import Upscaler
@@ -79,10 +82,14 @@ class UpscaleInputs(BaseModel):
     )
     preserve_aspect_ratio: bool = Field(
         False,
-        description="Cut away the borders that FlashVSR's padding adds. The embedded engine adds none: its "
+        description="Kept for clients that send it: no border is ever added, so none is cut away, and the "
         "output shows the whole picture in the input's aspect ratio either way.",
     )
-    model_variant: Literal["tiny_long"] = Field("tiny_long", description="The FlashVSR variant.")
+    model_variant: Literal["tiny", "tiny_long", "full"] = Field(
+        "tiny_long",
+        description="The decoder of FlashVSR: its tiny one (tiny and tiny_long are the same stream here), or "
+        "Wan's whole VAE (full); unused by the embedded engine.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,12 +318,32 @@ def notes_of(inputs: UpscaleInputs, video: VideoFacts, sizes: Sizes, num_frames:
     return [text for text, applies in said.items() if applies]
 
 
+def _flashvsr_engine() -> Engine:
+    from models.flashvsr.engine import FlashVsrEngine
+
+    return FlashVsrEngine()
+
+
+def _full(version: str, folder: ModelFolder) -> EngineSpec:
+    """FlashVSR itself, from one of the layouts in which its weights are published."""
+    return EngineSpec(
+        name="flashvsr",
+        kind=EngineKind.FULL,
+        make=_flashvsr_engine,
+        version=version,
+        folders=(folder,),
+        needs_gpu=True,
+        gpu_memory_bytes=6 << 30,
+    )
+
+
 MODELS: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="flashvsr.upscale_video",
         title="Enlarges a video 1 to 8 times",
         inputs=UpscaleInputs,
         engines=(
+            *(_full(version, folder) for version, folder in FOLDERS.items()),
             EngineSpec(
                 name="span",
                 kind=EngineKind.EMBEDDED,

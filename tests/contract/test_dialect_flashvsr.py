@@ -506,6 +506,8 @@ async def test_system_status_without_a_gpu(server):
         "weights_ready", "auto_download_used", "model_source",
     }  # fmt: skip
     assert (body["flashvsr"]["version"], body["flashvsr"]["ready_variants"]) == ("v1.1", {"tiny_long": True})
+    (missing,) = body["flashvsr"]["missing_files"]
+    assert "diffusion_pytorch_model_streaming_dmd.safetensors" in missing
 
 
 async def test_system_status_with_a_gpu(tmp_path):
@@ -525,14 +527,14 @@ async def test_about(server, path):
 async def test_health_and_assets(server):
     assert (await server.http.get("/flashvsr/health")).json() == {"status": "healthy"}
     body = (await server.http.get("/flashvsr/api/system/assets")).json()
-    weights = CATALOG["flashvsr.upscale_video"].engines[0].weights
+    weights = CATALOG["flashvsr.upscale_video"].engines[-1].weights
     assert [asset["sha256"] for asset in body["assets"]] == [weight.sha256 for weight in weights]
     assert (body["missing_files"], {asset["ready"] for asset in body["assets"]}) == ([], {True})
 
 
 async def test_a_server_that_cannot_run_it_says_so_before_the_upload(tmp_path):
     known = CATALOG["flashvsr.upscale_video"]
-    model = replace(known, engines=(replace(known.engines[0], needs_gpu=True, weights=()),))
+    model = replace(known, engines=(replace(known.engines[-1], needs_gpu=True, weights=()),))
     async with serving(tmp_path, CATALOG | {model.name: model}) as server:
         answer = await create(server)
         assert answer.status_code == 503

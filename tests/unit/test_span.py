@@ -227,7 +227,7 @@ def test_sizes_are_known_beforehand(size, given, expected):
         {"seed": -1},
         {"preprocess_width": 127},
         {"preprocess_width": 8193},
-        {"model_variant": "full"},
+        {"model_variant": "huge"},
         {"unknown": 1},
     ],
     ids=str,
