@@ -306,6 +306,7 @@ SHAPES = replace(
     max_px=64 * 64 * 17,
     fps=8,
     steps=30,
+    guidance_scale=3.0,
     max_sequence_length=48,
     negative_prompt="",
     is_size_fixed=True,

@@ -11,13 +11,13 @@ _FILES = (
         883,
         "2e579a73ae8dc38a5b75e6ebb5d639e962fe527e1804f64f248dbdfba8212a00",
     ),
-    ("text_encoder/config.json", 729, "01152a5984ac0f7779a0e4caf83543a982eabce04f8be766524832efb0dbd881"),
+    ("text_encoder/config.json", 729, "2781336c05ac8739924428308a0a222d873a7df0cb3340db6a93d4d7903a0e86"),
     (
         "text_encoder/model.safetensors",
-        1152848,
-        "ec819b5f4b7fbc31d80a0736608af66c2430b62266726ea852a17084581d9ed9",
+        1188176,
+        "b3c1b65b757fc99c415cb87b61cacefa02084a01c2192992664d325335dc92b6",
     ),
-    ("tokenizer/tokenizer.json", 36401, "14e6a931241c1409b539906be633762fef9e805f08ad4376c54d047e91eb5d75"),
+    ("tokenizer/tokenizer.json", 44273, "2fcf34b912ab06d4f86bb547f9cf6c639ae561effcc1b8bb85f5c2d90cac6444"),
     (
         "tokenizer/tokenizer_config.json",
         408,
@@ -27,9 +27,9 @@ _FILES = (
     (
         "transformer/diffusion_pytorch_model.safetensors",
         11457624,
-        "5c638aeb9d78fbf766edf72874c878e9d908827ccd5398703620ad2253c725c4",
+        "95db6e83c6724a561463991ef2e143721260f98a99b3c66cdb79117933417931",
     ),
-    ("vae/config.json", 2844, "ee1b3785048885adbb95548fc850e7bb5b17c3b853e1ce1ff98982d4b3726be7"),
+    ("vae/config.json", 2851, "4522ff15a47acae84dd7e86ecbdcb562523d951135b03269d15fd4fa4f3c30e9"),
     (
         "vae/diffusion_pytorch_model.safetensors",
         9827720,

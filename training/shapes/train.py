@@ -30,12 +30,12 @@ NUM_WORKERS = 2
 TEXT_STEPS, TEXT_BATCH = 1_500, 64
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1_000, 8  # a worker
 SHARPEN_STEPS, SHARPEN_BATCH = 600, 32
-POLISH_STEPS, POLISH_BATCH = 600, 32
+POLISH_STEPS, POLISH_BATCH = 300, 32
 NUM_CLIPS = 30_000
 TRANSFORMER_BATCH = 64  # a worker
 FIRST = transformers.Phase("transformer", None, steps=600, decay_share=1e-3)
 SECOND = transformers.Phase("annealed", "transformer", steps=450, decay_share=1.0)
-LAST = transformers.Phase("settled", "annealed", steps=1_100, decay_share=0.6)
+LAST = transformers.Phase("settled", "annealed", steps=750, decay_share=0.6)
 
 
 def train_wording(folder: Path) -> None:
