@@ -238,7 +238,7 @@ def _joined(film: _Film, audio: Path, context: RunContext, seconds: defaultdict[
     begin_s = time.monotonic()
     num_steps = film.windows.num_clips * film.recipe.steps
     context.report(num_steps, num_steps, stage="mux", unit="steps")
-    output = context.output_dir / "video.mp4"
+    output = context.output_dir / "talking-portrait.mp4"
     with disk_errors():
         mux(film.kept.chunks, audio, output, check=context.check)
     seconds["mux"] = time.monotonic() - begin_s

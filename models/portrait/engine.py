@@ -74,7 +74,7 @@ class PortraitEngine(Engine):
         seconds["listen"] = time.monotonic() - begin_s
         portrait = self._portrait(inputs)
         seconds["face"] = time.monotonic() - begin_s - seconds["listen"]
-        output = context.output_dir / "video.mp4"
+        output = context.output_dir / "talking-portrait.mp4"
         with disk_errors():
             chunks = self._render(portrait, track, inputs.seed, context)
             rendered_s = time.monotonic()
