@@ -58,7 +58,7 @@ TRANSCRIBE, DIARISE = "faster_whisper.transcribe_audio", "pyannote_audio.diarize
 SUBTITLES = "wservice.generate_subtitle_files"
 SPEAK = "indextts.generate_speech"
 SENTENCE = "Every task that this server accepts is on disk before you hear of it."
-PROMPT = "A blue heart moves down on a gray background."
+PROMPT = "A red star moves to the right on a black background."
 JOBS = (
     Job(UPSCALE, {"video_path": CLIP, "scale": 4.0}),
     Job("ffmpeg.extract_audio", {"video_path": SAMPLES / "bigbuckbunny.mp4", "audio_format": "wav"}),
@@ -77,7 +77,7 @@ JOBS = (
         "hallo2.animate_portrait",
         {"image_path": SAMPLES / "portrait.png", "audio_path": From(SPEAK, "audio_path")},
     ),
-    Job("text_to_video.generate_video", {"prompt": PROMPT, "seed": 1}),
+    Job("text_to_video.generate_video", {"prompt": PROMPT, "seed": 5}),
 )
 
 
