@@ -57,8 +57,8 @@ def _lips(track: MouthTrack) -> Iterator[tuple[float, float]]:
     opening, spread = 0.0, 0.0
     openings = (_SPEAKING * track.opening).tolist()
     following = (*openings[1:], *openings[-1:])
-    for now, after, next_spread in zip(openings, following, track.spread.tolist(), strict=True):
-        opening = _towards(min(now, after + MAX_FALL), opening, MAX_FALL, MAX_RISE)
+    for wanted, coming, next_spread in zip(openings, following, track.spread.tolist(), strict=True):
+        opening = _towards(min(wanted, coming + MAX_FALL), opening, MAX_FALL, MAX_RISE)
         spread = _towards(next_spread, spread, MAX_SPREAD_CHANGE, MAX_SPREAD_CHANGE)
         yield min(max(opening, 0.0), 1.0), min(max(spread, -1.0), 1.0)
 
