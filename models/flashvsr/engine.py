@@ -39,6 +39,7 @@ from models.flashvsr.pipeline import Recipe, warm_up
 from models.flashvsr.stage_clock import StageClock
 from models.flashvsr.tone import shown_color, tone_notes
 from models.media import MediaInfo, VideoFacts, count_frames, probe
+from models.memory_errors import first_line
 from models.networks.flashvsr_attention import backend_for
 from models.networks.flashvsr_config import FULL, FlashVsrConfig
 from models.video_streams import VideoForm, mux, tick_of
@@ -109,7 +110,7 @@ class FlashVsrEngine(Engine):
             if self._device.type == "cuda":
                 warm_up(self._networks)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"the GPU has no memory for the weights: {_first_line(error)}") from error
+            raise OutOfMemory(f"the GPU has no memory for the weights: {first_line(error)}") from error
         self._load_s = time.monotonic() - begin_s
 
     def run(self, inputs: UpscaleInputs, context: RunContext) -> Result:
@@ -166,7 +167,7 @@ class FlashVsrEngine(Engine):
         try:
             film.run(parts, plan, context)
         except torch.OutOfMemoryError as error:
-            reason = _first_line(error)
+            reason = first_line(error)
         else:
             return _Made(plan, (_plan_note(plan),))
         # Not inside `except`: the error's frames hold the tensors that are in the way.
@@ -179,7 +180,7 @@ class FlashVsrEngine(Engine):
         try:
             film.run(parts, smaller, context)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"the device has no memory for this video: {_first_line(error)}") from error
+            raise OutOfMemory(f"the device has no memory for this video: {first_line(error)}") from error
         note = f"out of memory at first ({plan.words or 'in one tile'}), so the rest was done with less"
         return _Made(smaller, (f"{note}: {smaller.words}",))
 
@@ -192,7 +193,7 @@ class FlashVsrEngine(Engine):
         except ModelNotReady as error:
             raise InvalidInput(f"full cannot run here: {error}", field="model_variant") from error
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"the GPU has no memory for the VAE: {_first_line(error)}") from error
+            raise OutOfMemory(f"the GPU has no memory for the VAE: {first_line(error)}") from error
         self._networks = replace(self._networks, vae=vae)
         return self._networks
 
@@ -303,7 +304,3 @@ def _digest(path: Path, check_stop: Callable[[], None]) -> str:
             check_stop()
             digest.update(block)
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

@@ -9,8 +9,7 @@ import gc
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +34,7 @@ from models.hallo2.manifest import HALLO2_FOLDER, VAE_FOLDER, WAV2VEC_FOLDER, ne
 from models.hallo2.pipeline import CLIP_FRAMES, Clip, ClipPipeline, Look, Recipe
 from models.hallo2.portrait_reader import Portrait, PortraitReader, file_digest
 from models.hallo2.solvers import SOLVERS, steps_of
+from models.memory_errors import first_line, memory_errors, out_of_memory
 from models.networks.hallo2 import FULL, Hallo2Config
 from models.video_streams import mux
 
@@ -78,7 +78,7 @@ class Hallo2Engine(Engine):
         folder = resources.weights[HALLO2_FOLDER.path]
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        with _engine_errors():
+        with memory_errors():
             networks = load_networks(folder, device=self._device, dtype=dtype, config=self._config)
             vae = _pretrained(AutoencoderKL, folder / VAE_FOLDER, dtype).to(self._device)
             self._hearing = _pretrained(Wav2Vec2Model, folder / WAV2VEC_FOLDER).to(self._device)
@@ -220,8 +220,8 @@ class _SecondChance:
             return work()
         except torch.OutOfMemoryError as error:
             if self.notes:
-                raise _out_of_memory(error) from error
-            reason = _first_line(error)
+                raise out_of_memory(error) from error
+            reason = first_line(error)
         # Not inside `except`: the error's frames hold the tensors that are in the way.
         gc.collect()
         torch.cuda.empty_cache()
@@ -250,23 +250,6 @@ def _pretrained(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> 
     try:
         model = kind.from_pretrained(folder, local_files_only=True, dtype=dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        text = f"the folder {folder.name} cannot be loaded as {kind.__name__}: {_first_line(error)}"
+        text = f"the folder {folder.name} cannot be loaded as {kind.__name__}: {first_line(error)}"
         raise ModelNotReady(text) from error
     return model.requires_grad_(False).eval()
-
-
-@contextmanager
-def _engine_errors() -> Iterator[None]:
-    """Turns torch's out of memory into ours."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(error) from error
-
-
-def _out_of_memory(error: torch.OutOfMemoryError) -> OutOfMemory:
-    return OutOfMemory(f"the device has no memory for this clip: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

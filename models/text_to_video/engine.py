@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models.engine import Engine, InvalidInput, ModelNotReady, Resources, Result, RunContext
+from models.memory_errors import memory_errors
 from models.networks.upscaler import Upscaler
 from models.span_weights import span_files
 from models.text_to_video.acceleration import (
@@ -38,7 +39,7 @@ from models.text_to_video.acceleration import (
 from models.text_to_video.decode import decoded_frames, gives_latents, picture_frames
 from models.text_to_video.denoising import StepWatch, denoised
 from models.text_to_video.film import Film, write_film
-from models.text_to_video.layout import Layout, SecondChance, engine_errors
+from models.text_to_video.layout import Layout, SecondChance
 from models.text_to_video.memory_plan import Offload, geometry_of
 from models.text_to_video.presets import (
     Clip,
@@ -89,7 +90,7 @@ class DiffusersEngine(Engine):
         self._layout = Layout(self._pipeline, self._device)
         self._upscaler = _load_upscaler(resources.weights, self._device)
         self._chat = scene_writer(resources.endpoints)
-        with engine_errors():
+        with memory_errors():
             self._warm_up(compile_cache_folder(resources.models_dir))
         self._load_s = time.monotonic() - begin_s
 

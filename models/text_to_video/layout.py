@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import psutil
 import torch
 
 from models.engine import OutOfMemory
+from models.memory_errors import first_line, memory_errors, out_of_memory
 from models.text_to_video.memory_plan import (
     MemoryPlan,
     Offload,
@@ -47,7 +47,7 @@ class Layout:
             geometry_of(self._pipeline, passes=passes),
             can_offload=self._device.type != "cpu",
         )
-        with engine_errors():
+        with memory_errors():
             return self._apply(wanted)
 
     def degrade(self, *, for_decode: bool) -> MemoryPlan | None:
@@ -60,7 +60,7 @@ class Layout:
             return None
         if not for_decode and not self.plan.vae_tiling:  # tiles alone do nothing for the network
             cheaper = degraded(cheaper) or cheaper
-        with engine_errors():
+        with memory_errors():
             return self._apply(cheaper)
 
     def _apply(self, wanted: MemoryPlan) -> MemoryPlan:
@@ -89,8 +89,8 @@ class SecondChance:
             return work()
         except torch.OutOfMemoryError as error:
             if self.notes:
-                raise _out_of_memory(error) from error
-            reason = _first_line(error)
+                raise out_of_memory(error) from error
+            reason = first_line(error)
         # Not inside `except`: the error's frames hold the tensors that are in the way.
         plan = self._layout.degrade(for_decode=for_decode)
         if plan is None:
@@ -99,26 +99,9 @@ class SecondChance:
         return self.run(work, for_decode=for_decode)
 
 
-@contextmanager
-def engine_errors() -> Iterator[None]:
-    """Turns torch's out of memory into ours."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(error) from error
-
-
 def _no_dearer(plan: MemoryPlan, current: MemoryPlan | None) -> MemoryPlan:
     if current is None:
         return plan
     if current.text_encoder is Placement.OFFLOADED:
         plan = replace(plan, text_encoder=Placement.OFFLOADED)
     return replace(plan, offload=Offload.GROUP) if current.offload is Offload.GROUP else plan
-
-
-def _out_of_memory(error: torch.OutOfMemoryError) -> OutOfMemory:
-    return OutOfMemory(f"the device has no memory for this clip: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]
