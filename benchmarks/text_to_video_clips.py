@@ -147,7 +147,8 @@ def _bare_pipeline(job: Job) -> Any:
 def _export(pictures: np.ndarray, path: Path, fps: int) -> None:
     """With the encoder settings of our own films."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast"})
+        options = {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}  # as VideoWriter does
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for picture in (pictures * 255).round().astype(np.uint8):
