@@ -82,7 +82,7 @@ def transcribe(sound: Path) -> Callable[[], Any]:
 
 
 def separate(sound: Path) -> Callable[[], Any]:
-    """The network window after window, on the whole sound in memory; both stems written as 16-bit WAV."""
+    """The network window after window, on the whole sound in memory; both stems written as FLAC."""
     import torch
 
     from models.audio_formats import AudioFormat
@@ -101,8 +101,8 @@ def separate(sound: Path) -> Callable[[], Any]:
         vocals = np.concatenate(windows, axis=1)
         with tempfile.TemporaryDirectory() as folder:
             for name, stem in (("vocals", vocals), ("rest", samples - vocals)):
-                path = Path(folder) / f"{name}.wav"
-                with AudioWriter(path, AudioFormat.WAV, rate_hz=44100, channels=2) as writer:
+                path = Path(folder) / f"{name}.flac"
+                with AudioWriter(path, AudioFormat.FLAC, rate_hz=44100, channels=2) as writer:
                     writer.write(stem)
 
     return run
