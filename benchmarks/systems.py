@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,24 +113,38 @@ def redis_argv(place: Place) -> list[str]:
     return [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()]
 
 
+# What Redis needs to keep every submit through a power cut, as SQLite does with a full sync.
+_SYNCED = ("--appendonly", "yes", "--appendfsync", "always")
+
+
 @contextmanager
-def _redis(place: Place, folder: Path) -> Iterator[str]:
+def _redis(place: Place, folder: Path, settings: Sequence[str]) -> Iterator[str]:
     port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *settings]
     with running([*redis_argv(place), *options], folder / "redis.log", os.environ, folder):
         yield f"redis://127.0.0.1:{port}/0"
 
 
+def start_celery(place: Place, slots: int) -> AbstractContextManager[Server]:
+    """With Redis as it comes: a crash of the machine loses what came since its last snapshot."""
+    return _start_celery(place, slots, ())
+
+
+def start_synced_celery(place: Place, slots: int) -> AbstractContextManager[Server]:
+    """With a Redis that answers when what it was told is on disk, as our server does."""
+    return _start_celery(place, slots, _SYNCED)
+
+
 @contextmanager
-def start_celery(place: Place, slots: int) -> Iterator[Server]:
-    """Redis as it comes, one prefork worker process per core (or slot), FastAPI on uvicorn."""
+def _start_celery(place: Place, slots: int, redis_settings: Sequence[str]) -> Iterator[Server]:
+    """One prefork worker process per core (or slot), FastAPI on uvicorn."""
     folder, port = place.new_folder("celery"), free_port()
     python = str(place.peers_python)
     app = "benchmarks.peers.celery_app"
     concurrency = str(slots or psutil.cpu_count())
     worker = ["-m", "celery", "-A", f"{app}:celery", "worker", "-c", concurrency, "-l", "warning"]
     web = ["-m", "uvicorn", f"{app}:app", "--port", str(port), "--no-access-log", "--log-level", "warning"]
-    with _redis(place, folder) as url:
+    with _redis(place, folder, redis_settings) as url:
         environment = {**os.environ, **QUIET, "REDIS_URL": url}
         with (
             running([python, *worker], folder / "worker.log", environment, ROOT),
@@ -171,6 +185,7 @@ CELERY = System(
     status=_task_status,
     finals=OURS.finals,
 )
+SYNCED_CELERY = replace(CELERY, name="Celery + Redis, synced", start=start_synced_celery)
 BENTOML = System(
     name="BentoML tasks",
     start=start_bentoml,
@@ -178,4 +193,4 @@ BENTOML = System(
     status=lambda task_id: Request("GET", f"/echo/status?task_id={task_id}"),
     finals=frozenset({"completed", "failed", "canceled"}),
 )
-SYSTEMS = {"mediaray": OURS, "celery": CELERY, "bentoml": BENTOML}
+SYSTEMS = {"mediaray": OURS, "celery": CELERY, "synced_celery": SYNCED_CELERY, "bentoml": BENTOML}

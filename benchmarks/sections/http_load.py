@@ -207,7 +207,7 @@ def _notes(limits: dict[int, Figures]) -> list[str]:
     return [
         f"The load generator alone reaches {reached} connections (a server that answers fixed bytes).",
         "One system runs at a time; generator and system share the machine's cores.",
-        "mediaray commits every step of a task to disk (fsync); so does BentoML (SQLite), Redis does not.",
+        "mediaray commits every step of a task to disk (fsync), as BentoML (SQLite) and a synced Redis do.",
     ]
 
 
