@@ -12,7 +12,7 @@ from api import middleware
 from api.access import Access, access_of
 from api.context import ApiContext
 from api.dialects import CREATION, DIALECTS, FLASHVSR, HALLO2, INDEXED, TASKS, Dialect
-from api.documents import documents
+from api.documents import documents, pages
 from api.edge import build_edge
 from api.errors import HANDLED, answer_error
 from api.hosts import HostNames
@@ -63,7 +63,14 @@ def create_app(context: ApiContext, *, is_named: bool = False) -> FastAPI:
     `is_named`: what serves it puts X-Request-ID on every answer. Raises ValueError for unusable settings.
     """
     access = access_of(context.settings)
-    app = FastAPI(title=TITLE, description=DESCRIPTION, version="0.1.0", redirect_slashes=False)
+    app = FastAPI(
+        title=TITLE,
+        description=DESCRIPTION,
+        version="0.1.0",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.edge = build_edge(context)
     _add_routers(app)
     for kind in HANDLED:
@@ -78,6 +85,7 @@ def _add_routers(app: FastAPI) -> None:
         app.include_router(router, include_in_schema=is_shown)
     for dialect, router, is_shown in BELOW_PREFIX:
         app.include_router(router, prefix=dialect.prefix, include_in_schema=is_shown)
+    app.include_router(pages(TITLE))
     for dialect in DIALECTS:
         routers = [router for owner, router, _ in BELOW_PREFIX if owner is dialect]
         app.include_router(documents(dialect, routers), prefix=dialect.prefix)

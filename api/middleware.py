@@ -111,7 +111,8 @@ _HEALTH_PATHS = frozenset(
     {"/health", "/healthz", "/readyz", "/api/health", "/api/v1/health", "/v1/tasks/health"}
 )
 """As each dialect writes them, and the root."""
-OPEN_PATHS = _HEALTH_PATHS | {"/", "/docs", "/redoc", "/openapi.json"}
+PAGE_FILES = ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/redoc.standalone.js")
+OPEN_PATHS = _HEALTH_PATHS | {"/", "/docs", "/redoc", "/openapi.json", *PAGE_FILES}
 
 
 class HealthHeads:

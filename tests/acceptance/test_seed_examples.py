@@ -27,6 +27,8 @@ from tests.server import free_port
 ALL = blocks()
 RUNNABLE = [part for block in ALL for part in runnable(block)]
 BY_PLACE = {block.place: block for block in ALL}
+# What a page shows once its script has read the schema: an endpoint, and how it is written.
+DOCUMENTS = {"/docs": (".opblock", "/health"), "/redoc": ("[data-section-id]", "health")}
 HTML, CALLBACK_HEADERS, FLASK = "seed0:L147", "seed4:L586", "seed4:L636"
 
 on_the_root_and_alone = pytest.mark.parametrize("is_alone", [False, True], ids=["root", "alone"])
@@ -180,10 +182,19 @@ def test_system_status_of_seed_1(scene: Scene, is_alone: bool) -> None:
             assert not set(inner) - real[key].keys() if inner else isinstance(real[key], bool)
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_interactive_documents_of_seed_2(scene: Scene, path: str) -> None:
-    answer = scene.get(path)
-    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/html")
+@pytest.mark.parametrize("base", ["", "/hallo2"], ids=["root", "alone"])
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_interactive_documents_of_seed_2(scene: Scene, path: str, base: str) -> None:
+    """They show an endpoint in a browser that reaches this server alone, in either slash form."""
+    browser = program("chromium", "chromium-browser", "google-chrome")
+    shown, its_like = DOCUMENTS[path]
+    asked: list[str] = []
+    with page_in(browser) as page:
+        page.on("requestfinished", lambda request: asked.append(request.url))
+        for address in (f"{scene.server.url}{base}{path}", f"{scene.server.url}{base}{path}/"):
+            page.goto(address)
+            page.locator(shown).filter(has_text=its_like).first.wait_for()
+    assert not [url for url in asked if not url.startswith((scene.server.url, "data:", "blob:"))]
 
 
 def run(scene: Scene, block: Block, text: str) -> Ran:
