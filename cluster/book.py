@@ -22,7 +22,7 @@ from cluster.leases import Leases
 from cluster.outbox import Outbox, with_callback
 from cluster.presence import Presence
 from cluster.records import with_final_progress
-from cluster.retry import retry_delay_s
+from cluster.retry import MAX_DELAY_S, retry_delay_s
 from cluster.store import TaskStore
 from cluster.task import (
     Attempt,
@@ -252,17 +252,19 @@ class TaskBook:
 
     def enqueue(self, task: Task) -> None:
         """Let the task wait for a replica, or for its `not_before` first."""
-        if task.not_before > self._now():
-            self._delayed[task.id] = task.not_before
+        delay_s = min(task.not_before - self._now(), MAX_DELAY_S)  # more: the clock was set back since
+        if delay_s > 0:
+            self._delayed[task.id] = self._monotonic() + delay_s
             return
         self.queue(task.service).push(task)
         self._idle[task.service].wake_one()
 
     def wake_delayed(self) -> None:
         """Queue the tasks whose retry delay is over."""
-        now = self._now()
-        for task_id in [task_id for task_id, at in self._delayed.items() if at <= now]:
+        now_s = self._monotonic()
+        for task_id in [task_id for task_id, at_s in self._delayed.items() if at_s <= now_s]:
             del self._delayed[task_id]
+            self.live[task_id] = replace(self.live[task_id], not_before=0.0)
             self.enqueue(self.live[task_id])
 
     async def work_within(self, service: str, wait_s: float) -> bool:

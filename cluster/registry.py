@@ -7,6 +7,7 @@ progress alone lives in memory. It must not know Ray, HTTP or engines.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -57,18 +58,21 @@ _MAX_LEASES_PER_ATTEMPT = 3
 
 
 class TaskRegistry:
-    """All task operations. Call `open` first, and `tick` about twice a second."""
+    """All task operations. Call `open` first, and `tick` about twice a second.
+
+    `now` is the time of day, which may be set at any time: leases and pauses go by `monotonic`.
+    """
 
     def __init__(
         self,
         store: TaskStore,
         now: Callable[[], float],
         limits: RegistryLimits,
-        monotonic: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._now = now
-        self._monotonic = monotonic or now
+        self._monotonic = monotonic
         self._limits = limits
         self._reads = ThreadPoolExecutor(2, thread_name_prefix="task-reads")
         self._book = TaskBook(store, now, limits, self._monotonic)
@@ -246,7 +250,8 @@ class TaskRegistry:
         for outcome, batch in zip(outcomes, judged, strict=True):
             if batch is not None:
                 await _durable(batch)
-            answers.append(_was_taken(await self._final_state(outcome.task_id), outcome))
+            known = self._book.known(outcome.task_id) or await self._stored(outcome.task_id)
+            answers.append(_was_taken(known, outcome))
         return answers
 
     # For callback senders
@@ -348,10 +353,6 @@ class TaskRegistry:
             artifacts=outcome.artifacts,
             failure=None,
         )
-
-    async def _final_state(self, task_id: str) -> Task | None:
-        """The task as memory or, for one that ended before this registry began, the database has it."""
-        return self._book.known(task_id) or await self._stored(task_id)
 
     async def _existing(self, new: NewTask) -> Task | None:
         """The task that this request already made; raises when the id or key is another request's."""

@@ -119,7 +119,7 @@ async def serving(
     configured = Settings(data_dir=folder, **{"rate_limit_create": 0, "rate_limit_status": 0} | settings)
     clock = ManualClock()
     limits = RegistryLimits(max_queued_tasks=configured.max_queued_tasks)
-    registry = TaskRegistry(TaskStore(configured.resolved_database_url), clock, limits)
+    registry = TaskRegistry(TaskStore(configured.resolved_database_url), clock, limits, clock)
     await registry.open()
     storage = LocalArtifactStore(folder / "artifacts", now=clock)
     system = StaticSystem(gpu)

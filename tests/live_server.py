@@ -88,7 +88,8 @@ class LiveServer:
         self.line.cut()
         await self.base.registry.close()
         url = self.base.settings.resolved_database_url
-        self.base.registry = TaskRegistry(TaskStore(url), self.base.clock, RegistryLimits())
+        clock = self.base.clock
+        self.base.registry = TaskRegistry(TaskStore(url), clock, RegistryLimits(), clock)
         await self.base.registry.open()
         self.line.mend(self.base.registry)
 

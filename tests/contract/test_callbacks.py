@@ -56,7 +56,8 @@ class Bench:
     async def open(self) -> None:
         """Open the database; a registry that had it open is gone, as after kill -9."""
         await self.close()
-        self.registry = TaskRegistry(TaskStore(f"sqlite:///{self.path}/tasks.sqlite"), self.clock, LIMITS)
+        store = TaskStore(f"sqlite:///{self.path}/tasks.sqlite")
+        self.registry = TaskRegistry(store, self.clock, LIMITS, self.clock)
         await self.registry.open()
         self.server = ChannelServer(self._call_many)
         self.address = await self.server.start("127.0.0.1")

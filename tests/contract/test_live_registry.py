@@ -29,7 +29,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def registry(tmp_path: Path, clock: ManualClock) -> AsyncIterator[TaskRegistry]:
-    registry = TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), clock, LIMITS)
+    registry = TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), clock, LIMITS, clock)
     await registry.open()
     yield registry
     await registry.close()

@@ -26,6 +26,7 @@ from cluster.errors import (
     TaskNotFound,
 )
 from cluster.registry import TaskRegistry
+from cluster.retry import MAX_DELAY_S
 from cluster.store import TaskStore
 from cluster.task import (
     Artifact,
@@ -77,7 +78,7 @@ async def open_registry(database_url: str, clock: ManualClock) -> AsyncIterator[
         """A registry on the same database; the one before is gone, as after kill -9."""
         for registry in opened:
             await registry.close()
-        opened[:] = [TaskRegistry(TaskStore(database_url), clock, LIMITS)]
+        opened[:] = [TaskRegistry(TaskStore(database_url), clock, LIMITS, clock)]
         await opened[0].open()
         return opened[0]
 
@@ -266,6 +267,41 @@ async def test_a_cancelled_task_whose_replica_died_ends_cancelled(
     clock.advance(20)
     await registry.tick()
     assert (await registry.get("t")).status is Status.CANCELLED
+
+
+async def test_a_clock_that_is_set_neither_ends_leases_nor_stretches_pauses(tmp_path: Path) -> None:
+    now, steady = ManualClock(), ManualClock()
+    registry = TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), now, LIMITS, steady)
+    await registry.open()
+    await registry.submit(new_task(id="t"))
+    task = await leased(registry)
+    now.advance(3600)
+    await registry.tick()
+    assert await registry.beat("w1", [Beat("t", task.fence, Progress())]) == [Verdict.OK]
+    await registry.finish([outcome(task, OutcomeKind.FAILED, failure=TRANSIENT)])
+    now.advance(-3600)
+    for clock in (now, steady):
+        clock.advance(1)
+    await registry.tick()
+    task = await leased(registry)
+    now.advance(-3600)
+    steady.advance(LIMITS.lease_s)
+    await registry.tick()
+    assert (await registry.get("t")).status is Status.QUEUED
+    await registry.close()
+
+
+async def test_a_pause_from_before_the_clock_was_set_back_ends_all_the_same(
+    open_registry, clock: ManualClock
+) -> None:
+    registry = await open_registry()
+    await registry.submit(new_task(id="t"))
+    await registry.finish([outcome(await leased(registry), OutcomeKind.FAILED, failure=TRANSIENT)])
+    clock.advance(-3600)
+    registry = await open_registry()
+    clock.advance(MAX_DELAY_S)
+    await registry.tick()
+    assert (await leased(registry)).attempts == 2
 
 
 async def test_the_start_deadline(registry: TaskRegistry, clock: ManualClock) -> None:

@@ -32,7 +32,7 @@ def clock() -> ManualClock:
 
 def registry_of(folder: Path, clock: ManualClock) -> TaskRegistry:
     limits = RegistryLimits(retention_s=RETENTION_S, coalesce_s=0)
-    return TaskRegistry(TaskStore(f"sqlite:///{folder}/tasks.sqlite"), clock, limits)
+    return TaskRegistry(TaskStore(f"sqlite:///{folder}/tasks.sqlite"), clock, limits, clock)
 
 
 @pytest.fixture

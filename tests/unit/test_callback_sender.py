@@ -57,7 +57,7 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock, url_calls = ManualClock(), []
     limits = RegistryLimits(coalesce_s=0, gather_s=0)
-    registry = TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), clock, limits)
+    registry = TaskRegistry(TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite"), clock, limits, clock)
     await registry.open()
 
     def url_of(key: str) -> str:

@@ -58,7 +58,8 @@ def _no_facts() -> RegistryFacts:
 async def line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Line]:
     caplog.set_level(logging.CRITICAL)
     store = TaskStore(f"sqlite:///{tmp_path}/tasks.sqlite")
-    registry = TaskRegistry(store, ManualClock(), RegistryLimits(coalesce_s=0, gather_s=0))
+    clock = ManualClock()
+    registry = TaskRegistry(store, clock, RegistryLimits(coalesce_s=0, gather_s=0), clock)
     await registry.open()
     line = Line(registry)
     yield line
