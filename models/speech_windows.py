@@ -12,6 +12,7 @@ import numpy as np
 
 RATE_HZ = 16000
 _HOP = 512  # samples of one answer of the VAD
+_SPEECH = 0.5  # the probability from which the VAD calls it speech
 _LEAD_S = 2.5
 _PAD_MS = 200  # kept around speech; times of words may be wrong by as much after silence
 _SMOOTHED_HOPS = 9  # 0.29 s: shorter lulls lie inside words
@@ -72,6 +73,14 @@ def quiet_spans(samples: np.ndarray, *, span_s: float) -> list[tuple[int, int]]:
         found.append((start, cut))
         start = cut
     return [span for span in (*found, (start, len(samples))) if samples[slice(*span)].any()]
+
+
+def spoken_s(samples: np.ndarray) -> float:
+    """For how long somebody speaks."""
+    hops = len(samples) // _HOP
+    if not hops:
+        return 0.0
+    return float((_speech_probability(samples[: hops * _HOP]) >= _SPEECH).sum()) * _HOP / RATE_HZ
 
 
 def quietest_place(levels: np.ndarray) -> int:

@@ -36,7 +36,7 @@ from models.engine import (
     RunContext,
 )
 from models.media import MediaInfo
-from models.speech_windows import RATE_HZ, quiet_spans, speech_spans, windows
+from models.speech_windows import RATE_HZ, quiet_spans, speech_spans, spoken_s, windows
 from models.transcript_writer import HeardSegment, HeardWord, TranscriptWriter, placed
 from models.whisper_models import LoadedModel, LoadedModels, OneAtATime, knows, told
 from models.whisper_sizes import (
@@ -61,6 +61,7 @@ _SEEK_HZ = 100  # faster-whisper counts in frames of the spectrum
 _MAX_PROMPT_CHARS = 2000  # the model sees the last 223 tokens
 _NO_SPEECH_PROB, _MIN_LOGPROB = 0.6, -1.0  # of openai/whisper: above the one and below the other is silence
 _MAX_COMPRESSION = 2.4  # of openai/whisper: text that packs better is a loop
+_UNHEARD_S = 1.0  # of speech after the last word: less are the ends of words, which come out early
 _NGRAM = 4  # what is decoded again after a loop may not repeat so many tokens
 _SIMPLIFIED_PROMPT = "以下是普通话的句子。"  # without it Whisper writes Mandarin in traditional characters
 
@@ -223,16 +224,36 @@ class _Listener:
         segments, info = self._transcribed(samples, spans, self.language)
         if self.language is None and _prompt(self._inputs, info.language) != self._inputs.initial_prompt:
             segments, info = self._transcribed(samples, spans, info.language)
-        by_span = _by_span(segments, spans)
-        for span, found in by_span.items():
-            if _is_loop(found):
-                again, _ = self._transcribed(samples, [span], info.language, no_repeat_ngram_size=_NGRAM)
-                by_span[span] = [] if found[0].no_speech_prob > _NO_SPEECH_PROB else list(again)
-        said = (item for found in by_span.values() for item in found if not _is_silence(item))
-        kept = [_heard_in(samples, _segment(item)) for item in said]
+        by_span = _by_span(segments, spans).items()
+        said = (
+            item for span, found in by_span for item in self._to_its_end(samples, span, found, info.language)
+        )
+        kept = [_heard_in(samples, _segment(item)) for item in said if not _is_silence(item)]
         if kept and self.language is None:
             self.language, self._probability = info.language, info.language_probability
         return kept
+
+    def _to_its_end(
+        self, samples: np.ndarray, span: tuple[int, int], found: list[Any], language: str
+    ) -> Iterator[Any]:
+        """The segments of a span; stopped while somebody speaks on, the network hears the rest."""
+        segments = self._without_loop(samples, span, found, language)
+        while segments:
+            yield from segments
+            rest = (max(round(segments[-1].end * RATE_HZ), span[0]), span[1])
+            if rest[0] == span[0] or spoken_s(samples[slice(*rest)]) < _UNHEARD_S:
+                return
+            again, _ = self._transcribed(samples, [rest], language)
+            span, segments = rest, self._without_loop(samples, rest, list(again), language)
+
+    def _without_loop(
+        self, samples: np.ndarray, span: tuple[int, int], found: list[Any], language: str
+    ) -> list[Any]:
+        """What was found in a span, made anew where the network said the same again and again."""
+        if not _is_loop(found):
+            return found
+        again, _ = self._transcribed(samples, [span], language, no_repeat_ngram_size=_NGRAM)
+        return [] if found[0].no_speech_prob > _NO_SPEECH_PROB else list(again)
 
     def _transcribed(
         self, samples: np.ndarray, spans: list[tuple[int, int]], language: str | None, **options: Any

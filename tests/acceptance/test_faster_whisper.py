@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import jiwer
 import numpy as np
@@ -35,6 +36,7 @@ SPOKEN = (
     "He knew each of them by the color of its sails, and by the songs that the crews used to sing. "
     "When the storm came, nobody was surprised that his lamp was the only one still burning."
 )
+SOUNDS = Path(__file__).parents[1] / "sounds"
 ODD_START = 1049216  # the span of speech from here begins at sample 1024320
 MANDARIN = "今天天气很好，我们一起去学校学习汉语。"
 FIELDS = [
@@ -200,6 +202,17 @@ class TestWindows:
             run(engine, context, jobs.TALK, language="en", word_timestamps=False)
         assert context.reports[-1].done <= 8
         assert not list(context.output_dir.iterdir())
+
+
+class TestUnfinishedSpans:
+    @pytest.mark.parametrize("vad_filter", [True, False], ids=["vad", "no vad"])
+    def test_what_is_said_after_the_network_stopped_is_heard(self, engine, context, vad_filter):
+        """Whisper base ends this span of 28 s after 22 s, before the sixth sentence."""
+        values = run(engine, context, SOUNDS / "two_voices.opus", language="en", vad_filter=vad_filter)
+        last = segments_of(values)[-1]
+        assert "my name begins with a W" in last["text"]
+        assert 21.5 < last["start"] < 22.4
+        assert 27 < last["end"] <= values["audio_duration"]
 
 
 class TestMandarin:

@@ -16,7 +16,7 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 
 from models import whisper_models
 from models.engine import Cancelled, InvalidInput, ModelNotReady, Resources
-from models.speech_windows import RATE_HZ, quiet_spans, quietest_place, speech_spans, windows
+from models.speech_windows import RATE_HZ, quiet_spans, quietest_place, speech_spans, spoken_s, windows
 from models.transcript_writer import HeardSegment, HeardWord, TranscriptWriter, placed
 from models.whisper_models import LoadedModel, LoadedModels, OneAtATime
 from models.whisper_sizes import LANGUAGES, InstalledSizes, ModelSize, Wish
@@ -275,3 +275,8 @@ class TestCheck:
         with pytest.raises(InvalidInput, match=r"knows English only, not de"):
             check(TranscribeInputs(audio_path="a", language="de", model_size="base.en"), {})
         check(TranscribeInputs(audio_path="a", language="en", model_size="base.en"), {})
+
+
+@pytest.mark.parametrize("num_samples", [0, 511, 16000], ids=["nothing", "less than one answer", "silence"])
+def test_nobody_speaks_in_little_or_silent_sound(num_samples):
+    assert spoken_s(np.zeros(num_samples, np.float32)) == 0.0
