@@ -239,6 +239,28 @@ def test_a_short_answer_within_a_pause_stays_with_its_speaker():
     assert [w.speaker for w in spoken_by(said, Turn(0, 0.42, "A"), Turn(0.5, 2, "B"))] == ["A", "B", "B", "B"]
 
 
+def times(said):
+    return [(word.start_s, word.end_s) for word in said]
+
+
+def test_the_words_at_the_ends_of_a_turn_reach_to_its_borders():
+    said = [("Oh,", 18.08, 18.3), ("hello.", 18.5, 19.0), ("Well.", 20.0, 20.4)]
+    found = spoken_by(said, Turn(18.0, 19.4, "A"), Turn(19.85, 20.4, "B"))
+    assert times(found) == [(18.0, 18.3), (18.5, 19.4), (19.85, 20.4)]
+
+
+def test_a_border_that_is_far_or_beyond_another_word_moves_nothing():
+    said = [("So", 1.0, 1.2), ("what.", 1.25, 1.5), ("No.", 1.52, 2.0)]
+    given = (Turn(0.7, 1.1, "A"), Turn(1.19, 1.7, "A"), Turn(1.71, 2.6, "B"))
+    assert times(spoken_by(said, *given)) == [(1.0, 1.2), (1.25, 1.5), (1.52, 2.0)]
+
+
+def test_the_end_of_a_word_waits_for_no_word_of_the_next_turn():
+    said = [("Hello.", 7.46, 7.86), ("Oh,", 8.3, 8.46)]
+    found = spoken_by(said, Turn(7.46, 8.308, "A"), Turn(8.308, 9.0, "B"))
+    assert times(found)[0] == (7.46, 8.3)
+
+
 def test_a_word_that_begins_before_anybody_speaks_begins_with_the_turn():
     assert spoken_by([("Hello.", 6.38, 6.94)], Turn(6.69, 7.12, "A"))[0].start_s == 6.69
     assert spoken_by([("Hello.", 6.38, 6.94)], Turn(6.9, 7.12, "A"))[0].start_s == 6.38

@@ -112,8 +112,8 @@ def test_all_six_files_hold_the_same_words_and_name_their_speakers(context):
         "cue": 1,
     }
     assert values["speaker_summary"] == {
-        "SPEAKER_00": {"segments": 2, "words": 9, "duration": 3.3},
-        "SPEAKER_01": {"segments": 1, "words": 3, "duration": 1.5},
+        "SPEAKER_00": {"segments": 2, "words": 9, "duration": 3.5},
+        "SPEAKER_01": {"segments": 1, "words": 3, "duration": 1.7},
     }
     assert values["statistics"]["segments_without_word_times"] == 2
     assert any("2 segments have no usable word times" in note for note in values["notes"])
