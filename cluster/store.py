@@ -168,14 +168,15 @@ class TaskStore:
         self._lock = lock
 
     def _next_epoch(self) -> int:
-        name = facts.c.name == "epoch"
+        """Counted by one statement: of two registries that open at once, each has a number of its own."""
+        epoch = facts.c.name == "epoch"
+        count = facts.update().where(epoch).values(value=facts.c.value + 1).returning(facts.c.value)
         with self._transaction() as connection:
-            epoch = connection.execute(sa.select(facts.c.value).where(name)).scalar()
-            if epoch is None:
-                connection.execute(facts.insert().values(name="epoch", value=1))
-                return 1
-            connection.execute(facts.update().where(name).values(value=epoch + 1))
-            return int(epoch) + 1
+            number = connection.execute(count).scalar()
+            if number is None:
+                number = 1
+                connection.execute(facts.insert().values(name="epoch", value=number))
+        return int(number)
 
     def _tasks(self, query: sa.Select[Any]) -> list[Task]:
         with self._transaction() as connection:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -302,6 +303,16 @@ async def test_a_pause_from_before_the_clock_was_set_back_ends_all_the_same(
     clock.advance(MAX_DELAY_S)
     await registry.tick()
     assert (await leased(registry)).attempts == 2
+
+
+def test_registries_that_open_at_the_same_time_never_share_an_epoch(database_url: str) -> None:
+    stores = [TaskStore(database_url) for _ in range(2)]
+    first = stores[0].open()
+    with ThreadPoolExecutor(2) as pool:
+        epochs = list(pool.map(lambda number: stores[number % 2]._next_epoch(), range(60)))
+    assert sorted(epochs) == list(range(first + 1, first + 61))
+    for store in stores:
+        store.close()
 
 
 async def test_the_start_deadline(registry: TaskRegistry, clock: ManualClock) -> None:
