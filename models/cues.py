@@ -206,7 +206,7 @@ def _from_srt(text: str, field: str) -> tuple[Cue, ...]:
     found = blocks(lines, field, is_vtt=False)
     if text.strip() and not found:
         raise InvalidInput(
-            f"{field}: no subtitle entry found; SRT or transcript JSON is expected", field=field
+            f"{field}: no subtitle entry found; SRT, WebVTT, ASS or transcript JSON is expected", field=field
         )
     for block in found:
         if block.start_s < 0 or block.end_s < 0:

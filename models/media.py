@@ -161,7 +161,7 @@ def probe(source: Path | BinaryIO) -> MediaInfo:
             raise InvalidInput(f"{_name_of(source)} is not a media file: no video or audio stream")
         first = _first_frames(container, [stream for stream in (video, audio) if stream is not None])
         if not first:
-            raise InvalidInput(f"{_name_of(source)} is truncated or damaged: no frame could be decoded")
+            raise InvalidInput(f"{_name_of(source)} {_why_nothing(source)}")
         is_image = container.format.name in IMAGE_FORMATS.split(",") and not _has_second_frame(
             container, video
         )
@@ -344,6 +344,17 @@ def _refusal(source: Path | BinaryIO, name: str, error: Exception) -> str:
     if isinstance(error, av.ArgumentError):
         return f"{name} is not a media file: playlists and other formats that refer to files are refused"
     return f"{name} is not a media file: {getattr(error, 'strerror', None) or error}"
+
+
+def _why_nothing(source: Path | BinaryIO) -> str:
+    """What keeps every frame of an open container from being decoded."""
+    from models.pictures import has_more_pixels  # noqa: PLC0415 - PIL, which only such files need here
+
+    if not isinstance(source, Path):
+        source.seek(0)
+    if has_more_pixels(source, _MAX_FRAME_PX):
+        return f"has more than {_MAX_FRAME_PX} pixels: make it smaller"
+    return "is truncated or damaged: no frame could be decoded"
 
 
 def _forced_format(source: Path | BinaryIO) -> str | None:

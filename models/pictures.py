@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,6 +27,17 @@ def is_picture(path: Path) -> bool:
         with _opened(path):
             return True
     except InvalidInput:
+        return False
+
+
+def has_more_pixels(source: Path | BinaryIO, limit: int) -> bool:
+    """Whether a file claims to be a picture of more pixels; reads its head only."""
+    try:
+        with Image.open(source, formats=_FORMATS) as image:
+            return image.width * image.height > limit
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+    except _DAMAGES:
         return False
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.engine import InvalidInput
 from models.media import BT601, BT709, count_frames, ffmpeg_path, input_arguments, probe
@@ -152,6 +153,18 @@ def test_what_cannot_be_decoded_is_refused(tmp_path: Path, content: bytes, said:
     assert str(tmp_path) not in str(caught.value)
     with path.open("rb") as file, pytest.raises(InvalidInput, match=said):
         probe(file)
+
+
+def test_a_picture_of_any_size_is_refused_for_its_size(tmp_path: Path) -> None:
+    """Neither as a path nor as an upload is it called damaged."""
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(huge)
+    with huge.open("rb") as upload:
+        for source in (huge, upload):
+            with pytest.raises(
+                InvalidInput, match=r"huge\.png has more than 134217728 pixels: make it small"
+            ):
+                probe(source)
 
 
 def test_an_mp4_cut_before_its_first_picture_is_refused(tmp_path: Path) -> None:
