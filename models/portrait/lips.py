@@ -23,7 +23,7 @@ from models.face_topology import (
 from models.portrait.geometry import Frame, face_width_px, points_of, smooth_line, smooth_step, upright
 from models.portrait.pose import Pose
 
-_OPEN_GAP = 0.86  # between the inner lips at opening 1
+_OPEN_GAP = 0.74  # between the inner lips at opening 1
 _UPPER_SHARE = 0.16  # of the gap that the upper lip makes; the jaw makes the rest
 _SEAM = 0.3  # where closed lips meet: from the upper inner lip (0) to the lower one (1)
 _CHIN_SHARE = 0.42  # of the gap that the chin goes down

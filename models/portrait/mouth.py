@@ -32,6 +32,7 @@ _LEAST_LIGHT, _LIT_GAP = (
     0.25,
     0.3,
 )  # on what shows between lips that just part; the gap that lets all light in
+_BOUNCES = 1.0  # of light that enters a narrow gap, from lip to lip, which makes it their colour
 _SEAM_WIDTH = 0.022  # of the shadow where closed lips meet
 
 
@@ -65,7 +66,9 @@ class Mouth:
         self._seam_y = np.interp(self._x[0], seam[:, 0], seam[:, 1]).astype(np.float32)
         self._dark = _DARK * white
         seen = self._upright(picture, lips.frame)
-        self._shadow = _SHADOW * self._lip_colour(seen, lips)
+        lip = self._lip_colour(seen, lips)
+        self._shadow = _SHADOW * lip
+        self._glow = np.clip(lip / max(float(lip.max()), 1.0), 0.05, 1)
         self._upper = self._upper_teeth(seen, lips, white)
         self._lower = self._below(white)
 
@@ -77,10 +80,10 @@ class Mouth:
         shift = np.array(((1, 0, 0), (0, 1, jaw_way * self._unit_px - rows.start)), np.float32)
         size = self._size[0], rows.stop - rows.start
         behind = cv2.warpAffine(self._lower, shift, size, borderValue=self._dark.tolist())
-        teeth = self._upper.colour[rows] - behind
-        colour = behind + self._upper.alpha[rows] * teeth - self._shadow
+        colour = behind + self._upper.alpha[rows] * (self._upper.colour[rows] - behind)
         light = self._light(upper, lower) * self._shade(mask, upper)
-        return Patch(self._shadow + light * colour, mask[..., None], rows.start)
+        colour *= self._glow ** (_BOUNCES * (1 - light))
+        return Patch(self._shadow + light * (colour - self._shadow), mask[..., None], rows.start)
 
     def _coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """(h, w) float32 x and y of each of the drawing's pixels."""
