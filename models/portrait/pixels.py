@@ -8,8 +8,8 @@ import numpy as np
 
 def sampled(picture: np.ndarray, at_px: np.ndarray) -> np.ndarray:
     """(h, w, C) of the picture's type: the picture at (h, w, 2) px; its edge goes on outside it."""
-    x, y = (np.ascontiguousarray(at_px[..., axis], np.float32) for axis in range(2))
-    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    places = np.ascontiguousarray(at_px, np.float32)
+    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def box_of(points_px: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -19,7 +19,7 @@ from models.portrait.lips import Lips
 from models.portrait.mouth import Mouth
 from models.portrait.pixels import as_bytes, box_of, sampled
 from models.portrait.pose import Pose
-from models.portrait.warp import Layer, ThinPlate, fade, grid_around
+from models.portrait.warp import Layer, ThinPlate, between_nodes, fade, grid_around
 
 _NODES_PER_WIDTH = 48
 _BELOW_CHIN = 0.2  # of the face's width: how much of the neck gives way to the chin
@@ -50,6 +50,7 @@ class PortraitRenderer:
         step_px = max(self._width_px / _NODES_PER_WIDTH, 1.0)
         self._grid = grid_around(outline, step_px, picture.shape)
         self._pixels = self._grid.pixels_px()
+        self._places = self._grid.places(self._pixels)
         self._pivot = points_of(mesh_px, (mesh_lines.CHIN,))[0]
         self._right = upright(mesh_px)
         self._lips = Lips(mesh_px)
@@ -142,7 +143,7 @@ class PortraitRenderer:
 
     def _at_pixels(self, values: np.ndarray, box: tuple[slice, slice] = _WHOLE) -> np.ndarray:
         """The nodes' values (rows, columns, C) at the area's pixels: (h, w, C)."""
-        return self._grid.sample(values, self._pixels[box])
+        return between_nodes(values, self._places[box])
 
     def _below_seam(self, rest: np.ndarray, contours: _Pair) -> np.ndarray:
         """(h, w) float32 at (h, w, 2): 0 on the upper lip's side, 1 on the lower one's; soft aside."""

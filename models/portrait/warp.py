@@ -47,12 +47,19 @@ class Grid:
 
     def sample(self, values: np.ndarray, at_px: np.ndarray) -> np.ndarray:
         """`values` (rows, columns, C) of the nodes, at (..., 2) px of the picture: (..., C)."""
-        if not at_px.size:
-            return np.zeros((*at_px.shape[:-1], values.shape[-1]), np.float32)
+        return between_nodes(values, self.places(at_px))
+
+    def places(self, at_px: np.ndarray) -> np.ndarray:
+        """(..., 2) float32: px of the picture, counted in nodes."""
         corner = np.array((self.left, self.top), np.float32)
-        places = (at_px - corner) * np.float32(1 / self.step_px)
-        x, y = (np.ascontiguousarray(places[..., axis], np.float32) for axis in range(2))
-        return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray((at_px - corner) * np.float32(1 / self.step_px), np.float32)
+
+
+def between_nodes(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`values` (rows, columns, C) of the nodes, at (h, w, 2) of `Grid.places`: (h, w, C)."""
+    if not places.size:
+        return np.zeros((*places.shape[:-1], values.shape[-1]), np.float32)
+    return cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def grid_around(outline_px: np.ndarray, step_px: float, picture_shape: tuple[int, ...]) -> Grid:
