@@ -22,7 +22,7 @@ from cluster.errors import QueueFull, TaskNotFound
 from cluster.feed import ChangeFeed
 from cluster.leases import Lease
 from cluster.outbox import DueCallback
-from cluster.retention import hide
+from cluster.retention import PagePlace, hide_expired
 from cluster.retry import LEASE_LOST
 from cluster.store import TaskStore
 from cluster.task import (
@@ -282,17 +282,13 @@ class TaskRegistry:
         for task in [task for task in self._book.live.values() if is_overdue(task, now)]:
             self._book.finalize(task, Event.FAIL, failure=START_DEADLINE)
 
-    async def removable(self, after: tuple[float, str] | None = None) -> Sequence[Task]:
+    async def removable(self, after: PagePlace | None = None) -> Sequence[Task]:
         """Ended tasks whose retention is over or that were deleted: remove their files, then `forget`.
 
         They are hidden, durably: nobody is told of a file that is about to go. A page of them, the longest
         over first; `after` is the (expires_at, id) of the last one of the page before.
         """
-        due: Sequence[Task] = await self._read(self._store.expired, self._now(), _SWEEP_BATCH, after)
-        going, batches = hide(self._book, due)
-        for batch in batches:
-            await _durable(batch)
-        return going
+        return await hide_expired(self._book, self._expired, after)
 
     async def unrecorded(self, task_ids: Sequence[str]) -> set[str]:
         """Those of the ids that no task has."""
@@ -371,6 +367,9 @@ class TaskRegistry:
     async def _stored(self, task_id: str) -> Task | None:
         found = await self._read(self._store.find, [task_id])
         return found[0] if found else None
+
+    async def _expired(self, after: PagePlace | None) -> Sequence[Task]:
+        return list(await self._read(self._store.expired, self._now(), _SWEEP_BATCH, after))
 
     async def _read(self, call: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from cluster import keys
@@ -26,10 +26,35 @@ _IDS_PER_ASK = 500
 logger = logging.getLogger(__name__)
 
 
-def hide(book: TaskBook, due: Sequence[Task]) -> tuple[list[Task], list[Batch]]:
-    """Hide expired tasks, unless they owe a callback since they were read; await the batches."""
+PagePlace = tuple[float, str]
+"""The expires_at and the id of a task, by which expired tasks are paged."""
+
+
+async def hide_expired(
+    book: TaskBook, expired: Callable[[PagePlace | None], Awaitable[Sequence[Task]]], after: PagePlace | None
+) -> Sequence[Task]:
+    """Hide the first page of expired tasks behind `after` that has any to hide; durable when this returns."""
+    while due := await expired(after):
+        going, batches = _hide(book, due)
+        for batch in batches:
+            await asyncio.shield(batch.done)
+        if going:
+            return going
+        after = due[-1].expires_at or 0.0, due[-1].id
+    return []
+
+
+def _hide(book: TaskBook, due: Sequence[Task]) -> tuple[list[Task], list[Batch]]:
+    """Hide expired tasks, unless they owe a callback since they were read, or a live task takes their files.
+
+    One that its caller deleted goes whoever takes its files.
+    """
     current = [book.known(task.id) or task for task in due]
-    going = [task for task in current if task.callback_due_at is None]
+    used = (key for task in book.live.values() for key in task.files.values() if key.startswith(keys.TASKS))
+    taken = {key.split("/")[1] for key in used}
+    going = [
+        task for task in current if task.callback_due_at is None and (task.is_deleted or task.id not in taken)
+    ]
     batches = [book.hide(task) for task in going if not task.is_deleted]
     return going, batches
 
@@ -39,7 +64,7 @@ class ExpiringRecords(Protocol):
 
     @property
     def began_at(self) -> float: ...
-    async def removable(self, after: tuple[float, str] | None = None) -> Sequence[Task]: ...
+    async def removable(self, after: PagePlace | None = None) -> Sequence[Task]: ...
     async def forget(self, tasks: Sequence[Task]) -> None: ...
     async def unrecorded(self, task_ids: Sequence[str]) -> set[str]: ...
 
@@ -72,7 +97,7 @@ class Sweep:
 
     async def _remove_expired(self) -> None:
         """All of them, page by page; those that fail are passed over."""
-        after: tuple[float, str] | None = None
+        after: PagePlace | None = None
         failed: set[str] = set()
         try:
             while page := await self._records.removable(after):

@@ -110,6 +110,28 @@ async def test_another_database_by_mistake_empties_no_store(
     assert keys_below(store, "tasks/") == ["tasks/of-the-other/1/out.mp4"]
 
 
+async def test_what_a_waiting_task_takes_outlives_its_own_task(
+    registry: TaskRegistry, local_store: ArtifactStore, clock: ManualClock
+) -> None:
+    sweep = Sweep(registry, local_store, clock)
+    names = [f"first-{number:03}" for number in range(150)]  # more than a page of them
+    for name in names:
+        await succeeded(registry, name)
+        put(local_store, f"tasks/{name}/1/out.mp4", b"a")
+    files = {name: f"tasks/{name}/1/out.mp4" for name in names[:-1]}
+    await registry.submit(new_task(id="second", files=files))
+    clock.advance(RETENTION_S)
+    await sweep.run()
+    assert keys_below(local_store, "tasks/") == list(files.values())
+    await registry.get(names[0])
+    await registry.delete(names[0])
+    await sweep.run()
+    assert keys_below(local_store, "tasks/") == list(files.values())[1:]
+    await registry.cancel("second")
+    await sweep.run()
+    assert keys_below(local_store, "tasks/") == []
+
+
 async def test_a_database_remembers_when_it_began(tmp_path: Path, clock: ManualClock) -> None:
     began = []
     for _ in range(2):
