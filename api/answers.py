@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,8 +25,24 @@ class Json(Response):
 
 
 def json_bytes(content: Any) -> bytes:
-    """`content` as JSON; `inf` and `nan` become null, as JSON has no words for them."""
-    return to_json(content, inf_nan_mode="null")
+    """`content` as JSON; `inf` and `nan` become null, as JSON has no words for them.
+
+    Halves of characters, which an engine may have read from a caller's JSON, become `?`: UTF-8 has none.
+    """
+    try:
+        return to_json(content, inf_nan_mode="null")
+    except PydanticSerializationError:
+        return to_json(_in_utf8(content), inf_nan_mode="null")
+
+
+def _in_utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {_in_utf8(key): _in_utf8(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_utf8(item) for item in value]
+    return value
 
 
 def base_url(request: Request, public_url: str) -> str:

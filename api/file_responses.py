@@ -99,7 +99,7 @@ def _content(
 def _headers(stored: Stored, filename: str) -> dict[str, str]:
     headers = {
         "ETag": stored.etag,
-        "Last-Modified": formatdate(stored.modified_at, usegmt=True),
+        "Last-Modified": _http_date(stored),
         "Accept-Ranges": "bytes",
         "Content-Disposition": inline_disposition(filename),
         "X-Content-Type-Options": "nosniff",
@@ -126,13 +126,15 @@ def _is_known(request: Request, stored: Stored) -> bool:
 
 
 def _may_range(request: Request, stored: Stored) -> bool:
-    """Whether If-Range, where given, names the version that we have (compares strongly)."""
+    """Whether a Range counts: of GET alone, and where If-Range, if given, is exactly the version we have."""
+    if request.method != "GET":
+        return False
     condition = request.headers.get("if-range")
-    if condition is None or request.method not in {"GET", "HEAD"}:
-        return True
-    if condition.startswith(('"', "W/")):
-        return condition == stored.etag
-    return _is_unchanged_since(condition, stored)
+    return condition is None or condition in {stored.etag, _http_date(stored)}
+
+
+def _http_date(stored: Stored) -> str:
+    return formatdate(stored.modified_at, usegmt=True)
 
 
 def _is_unchanged_since(date: str, stored: Stored) -> bool:

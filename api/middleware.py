@@ -86,7 +86,10 @@ class Outermost:
 
 
 class SlashForms:
-    """Takes one trailing slash off the path; `slash_form` tells the few routes that care."""
+    """Takes one trailing slash off the path; `slash_form` tells the few routes that care.
+
+    A path that ends with a line end is nobody's: limits by path would not know it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -98,6 +101,8 @@ class SlashForms:
             scope["mediaray.slash"] = ends_with_slash
             if ends_with_slash:
                 path = path[:-1]
+            if path.endswith("\n"):
+                path += "/"  # no route's: Starlette's patterns end with $, which overlooks a line end
             scope["path"] = f"{path}/" if path in PREFIXES else path
         await self._app(scope, receive, send)
 

@@ -20,6 +20,7 @@ from api.dialects import TASKS
 from api.edge import Edge, edge_of, own_task
 from api.errors import BadRequest, NotFound
 from api.file_responses import file_response
+from api.form_tasks import file_name
 from api.forms import Fields, FormPlan, received_form
 from api.routing import FILE_FIELD, direct_router, file_answers, form_body, query_parameters
 from api.to_the_end import remove, run_to_the_end
@@ -118,6 +119,8 @@ async def upload_form(request: Request) -> Response:
         async with received_form(request, FormPlan(("file",), open_file, check), given) as form:
             path = form.fields.get("file_path", "")
             key = upload_key(tenant, path)
+            if form.uploads["file"].key not in {key, incoming_key}:
+                raise BadRequest("file_path is given twice", details={"field": "file_path"})
             stored = await _commit(form.uploads["file"])
         if stored.key != key:
             stored = await run_to_the_end(copy, edge.context.storage, stored.key, key)
@@ -154,7 +157,7 @@ async def download(request: Request, path: str) -> Response:
     """
     edge = edge_of(request)
     token = request.query_params.get("token")
-    filename = request.query_params.get("filename") or None
+    filename = file_name(request.query_params.get("filename", "")) or None
     try:
         opened = _signed(edge, path, token) if token else await _own(request, path)
     except InvalidKey as error:

@@ -98,6 +98,11 @@ async def test_nothing_else_is_counted(server):
             assert "x-ratelimit-limit" not in answer.headers
 
 
+async def test_a_path_that_ends_with_a_line_end_is_no_way_past(server):
+    assert (await server.http.post("/v1/tasks%0A", json={"task_name": "diagnostics.echo"})).status_code == 404
+    assert (await server.http.get("/healthz%0A/")).status_code == 404
+
+
 async def test_zero_is_no_limit(tmp_path):
     async with serving(tmp_path, rate_limit_create=0, rate_limit_status=1) as server:
         for _ in range(5):

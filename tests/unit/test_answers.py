@@ -13,6 +13,8 @@ from tests.tasks import outcome
 
 ODD = {"psnr": float("inf"), "levels": [float("nan"), -float("inf"), 1.5]}
 SHOWN = {"psnr": None, "levels": [None, None, 1.5]}
+HALF = {"speakers": {"\ud800": ["a\udfffb", 1.5, None]}}
+"""What an engine may read from JSON: half of a character, which UTF-8 cannot carry."""
 
 
 async def test_an_answer_has_null_for_what_is_no_number(tmp_path):
@@ -22,6 +24,16 @@ async def test_an_answer_has_null_for_what_is_no_number(tmp_path):
         for path in ("/v1/tasks/t/result", "/v1/tasks/t/status"):
             answer = await server.http.get(path)
             assert json.loads(answer.content, parse_constant=pytest.fail)["result"] == SHOWN
+
+
+async def test_half_a_character_in_one_result_breaks_no_answer(tmp_path):
+    async with serving(tmp_path) as server:
+        await server.submit(task_id="t")
+        await server.succeed(await server.start(), HALF)
+        for path in ("/v1/tasks/t/result", "/v1/tasks/t", "/v1/tasks"):
+            body = (await server.http.get(path)).raise_for_status().json()
+            task = body["tasks"][0] if "tasks" in body else body
+            assert task["result"] == {"speakers": {"?": ["a?b", 1.5, None]}}
 
 
 async def test_an_event_has_null_for_what_is_no_number(tmp_path):
