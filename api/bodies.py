@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic_core import PydanticCustomError, from_json
 from starlette.requests import Request
 
 from api.errors import Unprocessable, error_list
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a number, not true or false")
+    return value
+
+
+NO_BOOL = BeforeValidator(_not_bool)
+"""For numbers of JSON bodies: pydantic takes `true` for 1."""
 
 
 def _no_json(reason: str) -> Unprocessable:

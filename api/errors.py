@@ -51,6 +51,7 @@ from cluster.errors import (
 from models.engine import InvalidInput, ModelNotReady, PermanentFailure, TransientFailure
 
 RETRY_AFTER_S = 2
+REGISTRY_FAULT = "the registry failed on this request; its log says why"
 
 
 class Refused(Exception):
@@ -169,9 +170,7 @@ ROWS: Mapping[type[Exception], Row] = {
         lambda error: {"Retry-After": str(error.retry_after_s)},
     ),
     IllegalStep: Row(400, "INVALID_STATUS", lambda error, _: f"the task is {error.status}"),
-    RegistryFault: Row(
-        500, "INTERNAL_ERROR", lambda *_: "the task cannot be recorded; the registry's log says why"
-    ),
+    RegistryFault: Row(500, "INTERNAL_ERROR", lambda *_: REGISTRY_FAULT),
     RegistryUnavailable: Row(
         503,
         "REGISTRY_UNAVAILABLE",

@@ -19,7 +19,7 @@ from api.form_tasks import FilePart, FormTask, Received, file_name, receive, rec
 from api.forms import Fields
 from api.submission import Draft
 from api.views.flashvsr import TaskParameters, output_name
-from cluster.errors import RegistryUnavailable, StorageFailure
+from cluster.errors import RegistryFault, RegistryUnavailable, StorageFailure
 from cluster.task import Json, Task
 
 TASK_NAME = "flashvsr.upscale_video"
@@ -56,7 +56,7 @@ async def _record(edge: Edge, received: Received, tenant: str) -> Task:
     )
     try:
         return await record(edge, draft)
-    except RegistryUnavailable as error:
+    except (RegistryUnavailable, RegistryFault) as error:
         raise ServerFault("创建任务失败") from error
 
 

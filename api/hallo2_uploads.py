@@ -12,12 +12,19 @@ from starlette.requests import Request
 from api.callers import caller
 from api.dialects import HALLO2
 from api.edge import Edge, edge_of
-from api.errors import BadRequest, ServerFault, Unprocessable, WrongContent, error_list
+from api.errors import (
+    REGISTRY_FAULT,
+    BadRequest,
+    ServerFault,
+    Unprocessable,
+    WrongContent,
+    error_list,
+)
 from api.form_tasks import FilePart, FormTask, Received, file_name, receive, record
 from api.forms import Fields
 from api.hallo2_defaults import defaults_of
 from api.submission import Draft
-from cluster.errors import RegistryUnavailable, StorageFailure
+from cluster.errors import RegistryFault, RegistryUnavailable, StorageFailure
 from cluster.task import Json, Task
 
 TASK_NAME = "hallo2.animate_portrait"
@@ -64,6 +71,8 @@ async def _record(edge: Edge, received: Received, tenant: str, defaults: Json) -
         return await record(edge, draft)
     except RegistryUnavailable as error:
         raise ServerFault(NOT_SUBMITTED.format(error=error)) from error
+    except RegistryFault as error:
+        raise ServerFault(NOT_SUBMITTED.format(error=REGISTRY_FAULT)) from error
 
 
 def _accepted(field: str, suffixes: frozenset[str], filename: str) -> str:

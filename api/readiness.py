@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from anyio import to_thread
 
@@ -16,6 +17,7 @@ from cluster.settings import Settings
 from models import site
 from models.engine import Endpoint, EngineSpec, ModelNotReady, ModelSpec
 from models.site import Site
+from models.weights import ModelFolder, missing_files
 
 KEEP_S = 30.0
 
@@ -78,6 +80,10 @@ class Readiness:
         """What `engine` lacks but a GPU, each with the next step."""
         return await to_thread.run_sync(site.missing, engine, site_of(self._settings, has_gpu=False))
 
+    async def missing_files(self, engine: EngineSpec) -> list[str]:
+        """The files of the operator's folders that `engine` lacks, as paths below the models directory."""
+        return await to_thread.run_sync(_missing_files, engine, self._settings.models_path)
+
     async def _ask(self, model: ModelSpec) -> EngineSpec:
         has_gpu = await self._system.gpu() is not None
         verdict = await to_thread.run_sync(self._judge, model, has_gpu)
@@ -90,3 +96,16 @@ class Readiness:
             return Verdict(site.ready_engine(model, site_of(self._settings, has_gpu=has_gpu)), "", until)
         except ModelNotReady as error:
             return Verdict(None, str(error), until)
+
+
+def _missing_files(engine: EngineSpec, models_dir: Path | None) -> list[str]:
+    return [file for folder in engine.folders for file in _absent(folder, models_dir)]
+
+
+def _absent(folder: ModelFolder, models_dir: Path | None) -> list[str]:
+    """What the fullest folder that matches lacks; all of its files where none does."""
+    found = sorted(models_dir.glob(folder.path)) if models_dir else []
+    lacks = [(path, missing_files(path, folder.files)) for path in found if path.is_dir()]
+    path, names = min(lacks, key=lambda each: len(each[1]), default=(None, list(folder.files)))
+    where = path.relative_to(models_dir).as_posix() if path and models_dir else folder.path
+    return [f"{where}/{name}" for name in names]

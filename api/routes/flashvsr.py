@@ -42,7 +42,7 @@ from cluster.errors import ArtifactNotFound, TaskNotFound
 from cluster.storage import Stored
 from cluster.task import Status, Task
 from models.engine import EngineKind, EngineSpec, ModelNotReady, ModelSpec
-from models.weights import WeightFile
+from models.weights import ModelFolder, WeightFile
 
 VERSION = "1.0.0"
 WEIGHTS_VERSION = "v1.1"
@@ -223,12 +223,27 @@ async def status_of(request: Request) -> dict[str, Any]:
 
 @router.get("/api/system/assets")
 async def system_assets(request: Request) -> Response:
-    """Every weight file that the engines of this model use, and whether it is there."""
+    """Every weight file of FlashVSR and of the engine that stands in for it, and whether it is there."""
     edge = edge_of(request)
-    engines = edge.submitter.model(TASK_NAME).engines
-    assets = [await _asset(edge, engine, weight) for engine in engines for weight in engine.weights]
-    missing = [asset["name"] for asset in assets if not asset["ready"]]
-    return Json({"version": WEIGHTS_VERSION, "assets": assets, "missing_files": missing})
+    model = edge.submitter.model(TASK_NAME)
+    full, missing = await _full_weights(edge, model)
+    files = [(folder, name) for engine in full for folder in engine.folders for name in folder.files]
+    assets = [_operators_asset(folder, name, missing) for folder, name in files]
+    pinned = [await _asset(edge, engine, weight) for engine in model.engines for weight in engine.weights]
+    missing += [asset["name"] for asset in pinned if not asset["ready"]]
+    return Json({"version": WEIGHTS_VERSION, "assets": assets + pinned, "missing_files": missing})
+
+
+def _operators_asset(folder: ModelFolder, name: str, missing: list[str]) -> dict[str, Any]:
+    """A file that the operator provides, in whatever version: neither its size nor its content is pinned."""
+    return {
+        "name": name,
+        "engine": "flashvsr",
+        "size": None,
+        "sha256": None,
+        "ready": not any(path.endswith(f"/{name}") for path in missing),
+        "hint": f"put {name} into MEDIARAY_MODELS_DIR/{folder.path}",
+    }
 
 
 async def _asset(edge: Edge, engine: EngineSpec, weight: WeightFile) -> dict[str, Any]:
@@ -244,7 +259,7 @@ async def _asset(edge: Edge, engine: EngineSpec, weight: WeightFile) -> dict[str
 
 async def _weights_status(edge: Edge) -> dict[str, Any]:
     model = edge.submitter.model(TASK_NAME)
-    missing = await _missing_full_weights(edge, model)
+    _, missing = await _full_weights(edge, model)
     try:
         engine: EngineSpec | None = await edge.readiness.engine(model)
     except ModelNotReady:
@@ -264,11 +279,11 @@ async def _weights_status(edge: Edge) -> dict[str, Any]:
     }
 
 
-async def _missing_full_weights(edge: Edge, model: ModelSpec) -> list[str]:
-    """What FlashVSR itself lacks, in the layout of its release; the embedded engine does not count here."""
+async def _full_weights(edge: Edge, model: ModelSpec) -> tuple[list[EngineSpec], list[str]]:
+    """FlashVSR itself in the layout that is whole, else in that of its release, and the files it lacks."""
     full = [engine for engine in model.engines if engine.kind is EngineKind.FULL]
-    missing = [await edge.readiness.missing(engine) for engine in full]
-    return min(missing, key=bool, default=[])
+    lacks = [([engine], await edge.readiness.missing_files(engine)) for engine in full]
+    return min(lacks, key=lambda each: bool(each[1]), default=([], []))
 
 
 @router.get("/")

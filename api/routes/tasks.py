@@ -13,7 +13,7 @@ from api.bodies import parse, read_json, read_optional_json
 from api.callers import caller
 from api.dialects import TASKS
 from api.edge import edge_of, own_task
-from api.errors import BadRequest
+from api.errors import REGISTRY_FAULT, BadRequest, ServerFault
 from api.health import redacted_url
 from api.retries import kept_files, record_retry
 from api.routing import direct_router, header_parameter, json_body, query_parameters
@@ -34,11 +34,12 @@ from api.views.tasks import (
     status_view,
     submission_view,
 )
-from cluster.errors import IllegalStep
+from cluster.errors import IllegalStep, RegistryFault
 from cluster.task import Status
 
 RESERVED_IDS = frozenset({"health", "supported-tasks"})
 MAX_ID_CHARS = 128
+NOT_CREATED = "创建单任务失败: {error}"
 DOCUMENTED_TASKS = (
     "ffmpeg.extract_keyframes",
     "ffmpeg.extract_audio",
@@ -64,7 +65,7 @@ _IDEMPOTENCY = header_parameter("Idempotency-Key", "The same key and body give t
 @router.post(
     "/v1/tasks",
     response_model=Receipt,
-    responses=problems(400, 409, 413, 422, 503),
+    responses=problems(400, 409, 413, 422, 500, 503),
     openapi_extra=json_body(CreateTask, parameters=[_IDEMPOTENCY]),
 )
 async def create_task(request: Request) -> Response:
@@ -88,7 +89,11 @@ async def create_task(request: Request) -> Response:
         priority=body.priority,
         callback_url=callback_url,
     )
-    return Json(submission_view(await submitter.submit(draft), edge_of(request).url_of(request)))
+    try:
+        submission = await submitter.submit(draft)
+    except RegistryFault as error:
+        raise ServerFault(NOT_CREATED.format(error=REGISTRY_FAULT)) from error
+    return Json(submission_view(submission, edge_of(request).url_of(request)))
 
 
 @router.get(

@@ -191,6 +191,7 @@ def _video_info(task: Task) -> Json:
     probe = _probe(task)
     if not probe:
         return info
+    run_s = None if task.run_s is None else round(task.run_s, 2)
     info |= {
         "width": probe["width_px"],
         "height": probe["height_px"],
@@ -198,7 +199,8 @@ def _video_info(task: Task) -> Json:
         "fps": round(probe["fps"]),
         "duration": probe["duration_s"],
         "processed_frames": _processed_frames(task),
-        "processing_time": None if task.run_s is None else round(task.run_s, 2),
+        "processing_time": run_s,
+        "inference_time": run_s,
         "bit_rate": probe["bit_rate"],
         "avg_frame_rate": probe["avg_frame_rate"],
         **_sizes(task, probe),

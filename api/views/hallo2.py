@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
+from api.bodies import NO_BOOL
 from api.context import GpuInfo
 from api.dialects import HALLO2
 from api.results import UrlOf, result_of, video_artifact
@@ -34,8 +35,8 @@ _VERBS = {"clip": "Generating"}  # by the first word of an engine's stage
 class Config(BaseModel):
     """Defaults of later tasks; what is left out stays as it is."""
 
-    guidance_scale: GuidanceScale | None = None
-    inference_steps: InferenceSteps | None = None
+    guidance_scale: Annotated[GuidanceScale | None, NO_BOOL] = None
+    inference_steps: Annotated[InferenceSteps | None, NO_BOOL] = None
     enable_cache: bool | None = None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.bodies import NO_BOOL
 from api.dialects import TASKS, iso_time_z
 from api.results import UrlOf, file_list, result_of
 from cluster.task import FailureCode, Progress, Status, Submission, Task
@@ -27,13 +28,13 @@ CANCELLED = "任务已成功取消"
 class CreateTask(BaseModel):
     """Body of POST /v1/tasks. Unknown fields beside `input_data` are ignored; inside it they are refused."""
 
-    task_name: str | None = Field(None, description="Such as ffmpeg.extract_audio", max_length=200)
+    task_name: str | None = Field(None, description="Such as ffmpeg.extract_audio")
     task_id: str | None = Field(
         None, description="1-128 of A-Z a-z 0-9 . _ -; made by the server when absent"
     )
     callback: str | None = Field(None, description="http(s) URL that is told when the task ends")
     input_data: dict[str, Any] | None = Field(None, description="The inputs of the task, by its schema")
-    priority: int = Field(0, ge=-10, le=10, description="Higher runs first")
+    priority: Annotated[int, NO_BOOL] = Field(0, ge=-10, le=10, description="Higher runs first")
 
 
 class RetryTask(BaseModel):

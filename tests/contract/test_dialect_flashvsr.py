@@ -6,14 +6,17 @@ import io
 import re
 from dataclasses import replace
 from fractions import Fraction
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from api.context import GpuInfo
+from cluster.errors import RegistryFault, RegistryUnavailable
 from cluster.task import Status
 from models.catalog import CATALOG
+from models.flashvsr.files import V1_1_FOLDER
 from models.media import probe
 from models.video_streams import ChunkWriter, VideoForm
 from models.zoo.flashvsr import UpscaleInputs, predicted_size, video_info
@@ -279,7 +282,7 @@ async def test_completed_task_and_its_files(server):
     done = await view(server, body["id"])
     assert (done["status"], done["progress"], done["estimated_time_remaining"]) == ("completed", 100.0, None)
     assert done["processed_frames"] == done["total_frames"] == 96
-    assert done["video_info"]["processing_time"] == 3.0
+    assert done["video_info"]["processing_time"] == done["video_info"]["inference_time"] == 3.0
     assert done["video_info"]["predicted_output_width"] == 354
     answer = await server.http.get(
         f"/flashvsr/api/files/{body['id']}/result", headers={"range": "bytes=0-99"}
@@ -495,6 +498,13 @@ async def test_export_without_parts_and_of_a_completed_task(server):
     assert await server.registry.get(done["id"]) == before
 
 
+@pytest.mark.parametrize("error", [RegistryUnavailable("away"), RegistryFault("TypeError: a bug")], ids=repr)
+async def test_a_registry_that_cannot_record_it(server, monkeypatch, error):
+    monkeypatch.setattr(server.registry, "submit", AsyncMock(side_effect=error))
+    answer = await create(server)
+    assert (answer.status_code, answer.json()) == (500, {"detail": "创建任务失败"})
+
+
 async def test_system_status_without_a_gpu(server):
     await created(server)
     await server.registry.cancel((await created(server, scale="3"))["id"])
@@ -506,8 +516,25 @@ async def test_system_status_without_a_gpu(server):
         "weights_ready", "auto_download_used", "model_source",
     }  # fmt: skip
     assert (body["flashvsr"]["version"], body["flashvsr"]["ready_variants"]) == ("v1.1", {"tiny_long": True})
-    (missing,) = body["flashvsr"]["missing_files"]
-    assert "diffusion_pytorch_model_streaming_dmd.safetensors" in missing
+    assert body["flashvsr"]["missing_files"] == [f"{V1_1_FOLDER.path}/{name}" for name in V1_1_FOLDER.files]
+    assert body["flashvsr"]["weights_ready"] is False
+
+
+async def test_system_status_with_some_and_with_all_weights(tmp_path):
+    folder = tmp_path / "models" / V1_1_FOLDER.path
+    folder.mkdir(parents=True)
+    *there, last = V1_1_FOLDER.files
+    for name in there:
+        (folder / name).touch()
+    async with serving(tmp_path, models_dir=tmp_path / "models") as server:
+        body = (await server.http.get("/flashvsr/api/system/status")).json()["flashvsr"]
+        assert (body["missing_files"], body["weights_ready"]) == ([f"{V1_1_FOLDER.path}/{last}"], False)
+        assets = (await server.http.get("/flashvsr/api/system/assets")).json()
+        assert assets["missing_files"] == body["missing_files"]
+        assert [a["name"] for a in assets["assets"] if not a["ready"]] == [last]
+        (folder / last).touch()
+        body = (await server.http.get("/flashvsr/api/system/status")).json()["flashvsr"]
+        assert (body["missing_files"], body["weights_ready"]) == ([], True)
 
 
 async def test_system_status_with_a_gpu(tmp_path):
@@ -528,8 +555,11 @@ async def test_health_and_assets(server):
     assert (await server.http.get("/flashvsr/health")).json() == {"status": "healthy"}
     body = (await server.http.get("/flashvsr/api/system/assets")).json()
     weights = CATALOG["flashvsr.upscale_video"].engines[-1].weights
-    assert [asset["sha256"] for asset in body["assets"]] == [weight.sha256 for weight in weights]
-    assert (body["missing_files"], {asset["ready"] for asset in body["assets"]}) == ([], {True})
+    of = {name: [a for a in body["assets"] if a["engine"] == name] for name in ("flashvsr", "span")}
+    assert [asset["sha256"] for asset in of["span"]] == [weight.sha256 for weight in weights]
+    assert [asset["name"] for asset in of["flashvsr"]] == list(V1_1_FOLDER.files)
+    assert [{asset["ready"] for asset in assets} for assets in of.values()] == [{False}, {True}]
+    assert body["missing_files"] == [f"{V1_1_FOLDER.path}/{name}" for name in V1_1_FOLDER.files]
 
 
 async def test_a_server_that_cannot_run_it_says_so_before_the_upload(tmp_path):

@@ -7,13 +7,14 @@ import json
 import logging
 import re
 import threading
+from unittest.mock import AsyncMock
 
 import pytest
 import pytest_asyncio
 
 from api import hallo2_defaults
 from api.context import GpuInfo
-from cluster.errors import RegistryUnavailable, StorageFailure
+from cluster.errors import RegistryFault, RegistryUnavailable, StorageFailure
 from cluster.task import Beat, LogLines, Progress, Status
 from deployments.attempt_logs import ATTEMPT_LOGS
 from models.media import probe
@@ -208,19 +209,18 @@ async def test_too_large(tmp_path):
 
 
 async def test_a_disk_or_registry_that_fails(server, monkeypatch):
-    async def away(new):
-        raise RegistryUnavailable("the registry is away")
-
     def full(key):
         raise StorageFailure("no space left")
 
-    with monkeypatch.context() as failing:
-        failing.setattr(server.registry, "submit", away)
-        answer = await create(server)
-        assert (answer.status_code, answer.json()) == (
-            500,
-            {"detail": "Failed to submit task: the registry is away", "error_code": "INTERNAL_ERROR"},
-        )
+    for error, text in (
+        (RegistryUnavailable("the registry is away"), "the registry is away"),
+        (RegistryFault("TypeError: a bug"), "the registry failed on this request; its log says why"),
+    ):
+        with monkeypatch.context() as failing:
+            failing.setattr(server.registry, "submit", AsyncMock(side_effect=error))
+            answer = await create(server)
+        told = {"detail": f"Failed to submit task: {text}", "error_code": "INTERNAL_ERROR"}
+        assert (answer.status_code, answer.json()) == (500, told)
     monkeypatch.setattr(server.storage, "writer", full)
     answer = await create(server)
     assert answer.json()["detail"] == "Failed to submit task: no space left"
@@ -312,6 +312,8 @@ class TestConfig:
             ({"inference_steps": "9" * 5000}, 400, "inference_steps: "),
             ({"inference_steps": "many"}, 422, "int_parsing"),
             ({"inference_steps": 2.5}, 422, "int_from_float"),
+            ({"inference_steps": True}, 422, "number_type"),
+            ({"guidance_scale": True}, 422, "number_type"),
             ({"enable_cache": "perhaps"}, 422, "bool_parsing"),
             ([1], 422, "model_type"),
         ],

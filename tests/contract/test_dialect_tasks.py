@@ -7,6 +7,7 @@ import re
 import pytest
 
 from api.health import KEPT_S
+from cluster.errors import RegistryFault
 from cluster.task import Status
 from tests.api_client import BASE_URL, SAMPLES, serving
 
@@ -149,10 +150,11 @@ async def test_task_name_must_not_be_empty(server, body):
     assert (answer.status_code, answer.json()["detail"]) == (400, "task_name不能为空")
 
 
-async def test_unknown_task_name_names_the_supported_ones(server):
-    answer = await server.submit("ffmpeg.extract_audioo")
+@pytest.mark.parametrize("name", ["ffmpeg.extract_audioo", "x" * 1000], ids=["typo", "long"])
+async def test_unknown_task_name_names_the_supported_ones(server, name):
+    answer = await server.submit(name)
     assert answer.status_code == 400
-    assert answer.json()["detail"].startswith("不支持的任务: ffmpeg.extract_audioo")
+    assert answer.json()["detail"].startswith(f"不支持的任务: {name[:200]}。")
     assert "ffmpeg.extract_audio," in answer.json()["detail"]
 
 
@@ -213,7 +215,18 @@ async def test_extra_top_level_fields_are_ignored(server):
     assert (await server.submit(workflow_id="w", tags=[1])).status_code == 200
 
 
-@pytest.mark.parametrize("priority", [11, -11, "high", 1.5])
+async def test_a_registry_that_cannot_record_it(server, monkeypatch):
+    async def fault(new):
+        raise RegistryFault("TypeError: a bug")
+
+    monkeypatch.setattr(server.registry, "submit", fault)
+    answer = await server.submit()
+    text = "创建单任务失败: the registry failed on this request; its log says why"
+    assert (answer.status_code, answer.json()["detail"]) == (500, text)
+    assert answer.json()["error"]["code"] == "INTERNAL_ERROR"
+
+
+@pytest.mark.parametrize("priority", [11, -11, "high", 1.5, True])
 async def test_priority_out_of_range(server, priority):
     assert (await server.submit(priority=priority)).status_code == 422
 
