@@ -41,7 +41,7 @@ _MAX_KEPT_PICTURES = 256  # the faces of one take a few kB
 _QUEUE_BYTES = 16 << 20  # frames that may wait for the encoder
 _PROFILE_DEG = 25.0
 _SMALL_FACE_PX = 64
-_DRAWING = "1"  # changes with every change of what is drawn, so that no part of an older version is reused
+_DRAWING = "2"  # changes with every change of what is drawn, so that no part of an older version is reused
 _NO_FACE = (
     "image_path shows no face that can be found: use a photograph of one person who looks at the camera"
 )
