@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +40,6 @@ from cluster.task import (
 )
 from cluster.waiters import Waiters
 
-_REMEMBERED_FINAL = 5_000
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class RegistryLimits:
 
 
 class TaskBook:
-    """All live tasks, and the last few thousand that ended."""
+    """All live tasks, and those that ended of which the feed still tells."""
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class TaskBook:
         self.outbox = Outbox()
         self.feed = ChangeFeed(0)
         self.live: dict[str, Task] = {}
-        self._ended: OrderedDict[str, Task] = OrderedDict()
+        self._ended: dict[str, Task] = {}
         self._queues: dict[str, FairQueue] = {}
         self._delayed: dict[str, float] = {}
         self._keys: dict[tuple[str, str | None], str] = {}
@@ -189,7 +188,7 @@ class TaskBook:
             batch.events.append(TaskEvent(task.id, now, event, task.attempts, detail))
         if task.status.is_final:
             self.live.pop(task.id, None)
-            self._remember_ended(task)
+            self._ended[task.id] = task
         else:
             self.live[task.id] = task
         return batch
@@ -296,7 +295,7 @@ class TaskBook:
             known = self._ended.pop(task.id, task)
             self._drop_keys(known)
             self.outbox.forget(task.id)
-            self.feed.publish(replace(known, is_deleted=True, version=self.feed.next_version()))
+            self._show(replace(known, is_deleted=True, version=self.feed.next_version()))
             batch.removed.append(task.id)
         return batch
 
@@ -336,13 +335,6 @@ class TaskBook:
             if was_capped and queue.has_next:
                 self._idle[task.service].wake_one()
 
-    def _remember_ended(self, task: Task) -> None:
-        self._ended[task.id] = task
-        self._ended.move_to_end(task.id)
-        while len(self._ended) > _REMEMBERED_FINAL:
-            _, oldest = self._ended.popitem(last=False)
-            self._drop_keys(oldest)
-
     def _remember_keys(self, task: Task) -> None:
         for key in (task.idempotency_key, task.dedupe_key):
             if key is not None:
@@ -369,10 +361,16 @@ class TaskBook:
     def _publish(self, task: Task, known: Task | None, written: Row | None = None) -> None:
         """Tell followers; memory, which may be a change ahead, takes the version alone."""
         shown = replace(task, version=self.feed.next_version())
-        self.feed.publish(shown, written)
+        self._show(shown, written)
         if known is not None:
             memory = self.live if known.id in self.live else self._ended
             memory[known.id] = shown if known is task else replace(known, version=shown.version)
+
+    def _show(self, task: Task, written: Row | None = None) -> None:
+        """Followers see the task. Ended ones that the feed forgets for it are only on disk from now on."""
+        for task_id in self.feed.publish(task, written):
+            if task_id in self._ended and not self.commits.is_unsettled(task_id):
+                self._drop_keys(self._ended.pop(task_id))
 
 
 def first_state(new: NewTask, now: float) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.log_lines import LogTail
@@ -13,25 +13,35 @@ from cluster.task import Feed, LogLines, Status, Task
 from cluster.waiters import Waiters
 
 MAX_REMEMBERED = 20_000
+MAX_REMEMBERED_CHARS = 64 * 1024**2
+"""Of requests and states as JSON; as objects they take about five times as many bytes."""
 MAX_ANSWER_CHARS = 16 * 1024**2
 
 
 class ChangeFeed:
     """The latest state of every recently changed task, ordered by change, and log lines of those that run.
 
-    An answer holds at most `max_answer_chars` of tasks, or one that is larger: the line takes no frame of
-    any size. One event loop only.
+    Of the tasks, those are forgotten first whose last change is the oldest: a few thousand long transcripts
+    would fill the memory. An answer holds at most `max_answer_chars` of tasks, or one that is larger: the
+    line takes no frame of any size. One event loop only.
     """
 
     def __init__(
-        self, epoch: int, *, max_remembered: int = MAX_REMEMBERED, max_answer_chars: int = MAX_ANSWER_CHARS
+        self,
+        epoch: int,
+        *,
+        max_remembered: int = MAX_REMEMBERED,
+        max_remembered_chars: int = MAX_REMEMBERED_CHARS,
+        max_answer_chars: int = MAX_ANSWER_CHARS,
     ) -> None:
         self._epoch = epoch
         self._seq = 0
         self._forgotten_seq = 0
         self._changed: OrderedDict[str, Task] = OrderedDict()
         self._chars: dict[str, tuple[int, int]] = {}
+        self._total_chars = 0
         self._max_remembered = max_remembered
+        self._max_remembered_chars = max_remembered_chars
         self._max_answer_chars = max_answer_chars
         self._tails: dict[str, LogTail] = {}
         self._followers = Waiters()
@@ -40,18 +50,18 @@ class ChangeFeed:
     def seq(self) -> int:
         return self._seq
 
-    def publish(self, task: Task, written: Mapping[str, Any] | None = None) -> None:
-        """`task` must carry the version given by `next_version`; `written` is what the disk took of it."""
+    def publish(self, task: Task, written: Mapping[str, Any] | None = None) -> list[str]:
+        """`task` must carry the version given by `next_version`; `written` is what the disk took of it.
+
+        Returns the ids of tasks that are forgotten for it.
+        """
         self._measure(task, written)
         self._changed.pop(task.id, None)
         self._changed[task.id] = task
-        if len(self._changed) > self._max_remembered:
-            _, oldest = self._changed.popitem(last=False)
-            del self._chars[oldest.id]
-            self._forgotten_seq = oldest.version
         if task.status is not Status.RUNNING:
             self._tails.pop(task.id, None)
         self._followers.wake_all()
+        return list(self._forget_oldest())
 
     def add_lines(self, task_id: str, news: LogLines) -> None:
         """More of the log of a running task."""
@@ -86,6 +96,15 @@ class ChangeFeed:
             return Feed(self._epoch, tasks[now - 1].version, tasks[:now], logs=logs, has_more=True)
         return Feed(self._epoch, self._seq, tasks, logs=logs)
 
+    def _forget_oldest(self) -> Iterator[str]:
+        while len(self._changed) > 1 and (
+            len(self._changed) > self._max_remembered or self._total_chars > self._max_remembered_chars
+        ):
+            task_id, oldest = self._changed.popitem(last=False)
+            self._total_chars -= sum(self._chars.pop(task_id))
+            self._forgotten_seq = oldest.version
+            yield task_id
+
     def _since(self, since: int) -> list[Task]:
         found = []
         for task in reversed(self._changed.values()):
@@ -106,12 +125,14 @@ class ChangeFeed:
     def _measure(self, task: Task, written: Mapping[str, Any] | None) -> None:
         """Note how long the task's request and state are; most of them were written out a moment ago."""
         known = self._chars.get(task.id)
+        self._total_chars -= sum(known or ())
         if written is not None and "request" in written:
             self._chars[task.id] = len(written["request"]), len(written["state"])
         elif known is None:
             self._chars[task.id] = len(pickle.dumps(task.inputs)), len(pickle.dumps(task.result))
         elif written is not None:
             self._chars[task.id] = known[0], len(written["state"])
+        self._total_chars += sum(self._chars[task.id])
 
     async def change_within(self, wait_s: float) -> bool:
         """Wait for the next change of any task; False when none came."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Protocol
@@ -33,6 +34,7 @@ from cluster.waiting import Waiting
 _WAIT_S = 10.0
 _PAUSE_S = 0.2
 _REMEMBERED = 20_000
+_REMEMBERED_BYTES = 64 * 1024**2
 _WAITING_KEPT_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -61,14 +63,23 @@ class FollowedRegistry(Protocol):
 class TaskFollower:
     """A registry whose `get` answers from memory while the watch feed is alive. One event loop.
 
-    Why a task waits is asked at most once in `waiting_kept_s`.
+    Why a task waits is asked at most once in `waiting_kept_s`. Of the tasks it knows, those are forgotten
+    first that it heard of longest ago, once there are many or their inputs and results are large.
     """
 
-    def __init__(self, registry: FollowedRegistry, waiting_kept_s: float = _WAITING_KEPT_S) -> None:
+    def __init__(
+        self,
+        registry: FollowedRegistry,
+        waiting_kept_s: float = _WAITING_KEPT_S,
+        remembered_bytes: int = _REMEMBERED_BYTES,
+    ) -> None:
         self._registry = registry
+        self._remembered_bytes = remembered_bytes
         self._waiting_kept_s = waiting_kept_s
         self._waiting: OrderedDict[str, tuple[float, Waiting | None]] = OrderedDict()
         self._known: OrderedDict[str, Task] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._total_bytes = 0
         self._tails: dict[str, LogTail] = {}
         self._waiters: defaultdict[str, set[asyncio.Future[Task]]] = defaultdict(set)
         self._epoch = -1
@@ -140,7 +151,7 @@ class TaskFollower:
 
     async def delete(self, task_id: str) -> None:
         await self._registry.delete(task_id)
-        self._known.pop(task_id, None)
+        self._forget(task_id)
 
     async def annotate(self, task_id: str, facts: Json) -> Task:
         task = await self._registry.annotate(task_id, facts)
@@ -174,8 +185,7 @@ class TaskFollower:
         known = self._known.get(task.id)
         if known is not None and known.version > task.version:
             return
-        self._known[task.id] = task
-        self._known.move_to_end(task.id)
+        self._keep(task)
         if known is None or known.status is not task.status:
             self._waiting.pop(task.id, None)
         if task.status is not Status.RUNNING:
@@ -183,8 +193,22 @@ class TaskFollower:
         for waiter in self._waiters.get(task.id, ()):
             if not waiter.done():
                 waiter.set_result(task)
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        while len(self._known) > 1 and (
+            len(self._known) > _REMEMBERED or self._total_bytes > self._remembered_bytes
+        ):
+            self._forget(next(iter(self._known)))
+
+    def _keep(self, task: Task) -> None:
+        self._forget(task.id)
+        self._known[task.id] = task
+        # What can be large, measured as it travels; as objects it takes about five times as many bytes.
+        size_bytes = len(pickle.dumps((task.inputs, task.result)))
+        self._sizes[task.id] = size_bytes
+        self._total_bytes += size_bytes
+
+    def _forget(self, task_id: str) -> None:
+        self._known.pop(task_id, None)
+        self._total_bytes -= self._sizes.pop(task_id, 0)
 
     def _forget_waiting(self, now_s: float) -> None:
         """They lie in the order in which they were learned, and so in which they get old."""
@@ -217,7 +241,8 @@ class TaskFollower:
     async def _start_over(self) -> None:
         """Changes may have been missed: forget all, and ask how the tasks stand that somebody waits for."""
         self._is_live = False
-        self._known.clear()
+        for task_id in list(self._known):
+            self._forget(task_id)
         self._tails.clear()
         await asyncio.gather(*(self._ask_again(task_id) for task_id in list(self._waiters)))
 

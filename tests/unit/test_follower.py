@@ -151,3 +151,35 @@ async def test_an_answer_tells_where_it_breaks_off(registry: CountingRegistry) -
     assert ([task.id for task in feed.tasks], feed.has_more) == (["t"], True)
     feed = await registry.watch(registry.epoch, feed.seq, 0)
     assert ([task.id for task in feed.tasks], feed.has_more) == (["u"], False)
+
+
+async def test_large_tasks_that_ended_are_on_disk_alone(
+    registry: CountingRegistry, follower: TaskFollower
+) -> None:
+    feed = registry._book.feed
+    feed._max_remembered_chars = follower._remembered_bytes = 50_000
+    news = [
+        new_task(id=f"t{number}", inputs={"payload": "x" * 10_000}, idempotency_key=f"key-{number}")
+        for number in range(9)
+    ]
+    for new in news:
+        await registry.submit(new)
+        (task,) = await registry.lease(lease_request())
+        await registry.finish([outcome(task, result={"payload": "y" * 10_000})])
+        await turns()
+    remembered = [
+        list(known) for known in (feed._changed, feed._chars, registry._book._ended, follower._known)
+    ]
+    assert remembered == [["t7", "t8"]] * 4
+    assert len(registry._book._keys) == 2
+    assert (feed._total_chars, follower._total_bytes) < (50_000, 50_000)
+    first = await follower.get("t0")
+    assert (first.status, first.result) == (Status.SUCCEEDED, {"payload": "y" * 10_000})
+    assert not (await registry.submit(news[0])).created
+
+
+async def test_a_waiting_task_is_known_however_large(registry: CountingRegistry) -> None:
+    registry._book.feed._max_remembered_chars = 1
+    for number in range(3):
+        await registry.submit(new_task(id=f"t{number}"))
+    assert [task.id for task in await registry.lease(lease_request(slots=3))] == ["t0", "t1", "t2"]
