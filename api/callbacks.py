@@ -14,7 +14,7 @@ from typing import Protocol
 
 from api.answers import json_bytes
 from api.dialects import TASKS
-from api.results import UrlOf
+from api.results import UrlOf, signed
 from api.views.tasks import callback_view
 from cluster.delivery import CallbackReport, Delivery, DeliveryTry
 from cluster.errors import ClusterError, RegistryUnavailable, UnsafeUrl
@@ -127,7 +127,7 @@ class CallbackSender:
         """One POST, with download URLs and a signature of this moment."""
         at, begun_s = self._now(), time.monotonic()
         try:
-            body = json_bytes(callback_view(task, self._url_of))
+            body = json_bytes(await signed([task], callback_view, task, self._url_of))
             headers = {
                 "Content-Type": "application/json",
                 "X-Task-Status": TASKS.word(task),

@@ -6,7 +6,6 @@ Shared by all dialects. RFC 9110 §13 and §14: one range is served, several are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 
@@ -65,10 +64,15 @@ async def file_response(
 ) -> Response:
     """The answer to GET or HEAD for the object at `key`; raises NotFound with the text `missing`."""
     try:
-        stored = await to_thread.run_sync(storage.stat, key)
+        return await _response(request, storage, key, filename or key.rpartition("/")[2])
     except ArtifactNotFound as error:
         raise NotFound(missing, code="FILE_NOT_FOUND") from error
-    headers = _headers(stored, filename or key.rpartition("/")[2])
+
+
+async def _response(request: Request, storage: ArtifactStore, key: str, filename: str) -> Response:
+    """Raises ArtifactNotFound."""
+    stored = await to_thread.run_sync(storage.stat, key)
+    headers = _headers(stored, filename)
     if _is_known(request, stored):
         return Response(status_code=304, headers=headers)
     try:
@@ -79,10 +83,10 @@ async def file_response(
         )
     except Unsatisfiable:
         return Response(status_code=416, headers={"Content-Range": f"bytes */{stored.size_bytes}"})
-    return _content(request, storage, stored, span, headers)
+    return await _content(request, storage, stored, span, headers)
 
 
-def _content(
+async def _content(
     request: Request, storage: ArtifactStore, stored: Stored, span: Span | None, headers: dict[str, str]
 ) -> Response:
     served = span or Span(0, stored.size_bytes)
@@ -92,7 +96,8 @@ def _content(
     status = 200 if span is None else 206
     if request.method == "HEAD" or served.start == served.stop:
         return Response(status_code=status, headers=headers, media_type=stored.media_type)
-    chunks: Iterator[bytes] = storage.read(stored.key, served.start, served.stop)
+    # It opens the object: a request to S3.
+    chunks = await to_thread.run_sync(storage.read, stored.key, served.start, served.stop)
     return StreamingResponse(chunks, status, headers, media_type=stored.media_type)
 
 

@@ -19,7 +19,7 @@ from api.answers import json_bytes
 from api.callers import parse_keys
 from api.context import ApiContext
 from api.errors import TooManyListeners
-from api.results import UrlOf
+from api.results import UrlOf, signed
 from api.task_logs import log_lines
 from api.views.live import (
     Step,
@@ -94,7 +94,7 @@ class LiveTask:
                 break
             await turn.wait()
         if self._is_deleted or self.task.status.is_final:
-            yield self._end(cursor, url_of)
+            yield await signed([self.task], self._end, cursor, url_of)
 
     async def _cursor(self, last_event_id: str) -> Cursor:
         """Where a listener begins: behind the event it names, else at the present step."""

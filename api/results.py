@@ -6,8 +6,10 @@ Signed URLs expire, so none is ever stored: an engine's `DownloadUrl` lies in th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from anyio import to_thread
 
 from cluster import keys
 from cluster.settings import Settings
@@ -15,7 +17,9 @@ from cluster.storage import ArtifactStore
 from cluster.task import Artifact, Task
 
 DOWNLOAD = "$download"
+MAX_SIGNED_INLINE = 8
 
+T = TypeVar("T")
 UrlOf = Callable[[str], str]
 """A storage key's download URL."""
 
@@ -26,6 +30,16 @@ def url_maker(storage: ArtifactStore, settings: Settings, base_url: str | Callab
         return storage.download_url(key, base_url=base, expires_s=settings.download_url_ttl_s)
 
     return url_of
+
+
+async def signed(tasks: Iterable[Task], make: Callable[..., T], *args: Any) -> T:
+    """`make(*args)`, which shows these tasks: on a worker thread where it signs many URLs.
+
+    Each takes 0.04 ms of this process, of S3's 0.6 ms; a task may have thousands of files.
+    """
+    if sum(len(task.artifacts) for task in tasks) <= MAX_SIGNED_INLINE:
+        return make(*args)
+    return await to_thread.run_sync(make, *args)
 
 
 def result_of(task: Task, url_of: UrlOf) -> Any:

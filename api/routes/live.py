@@ -18,6 +18,7 @@ from api.bodies import parse_query
 from api.edge import Edge, edge_of, own_task
 from api.errors import NotFound
 from api.file_responses import file_response
+from api.results import signed
 from api.routing import direct_router, header_parameter, query_parameters
 from api.task_logs import log_lines
 from api.views.live import LiveStatus, live_view, step_of
@@ -79,7 +80,7 @@ async def task(request: Request, task_id: str) -> Response:
         with edge.live.listener(found.tenant):
             found = await _waited(edge, found, query)
     waiting = await edge.context.registry.waiting(task_id) if found.status is Status.QUEUED else None
-    return Json(live_view(found, waiting, edge.url_of(request)))
+    return Json(await signed([found], live_view, found, waiting, edge.url_of(request)))
 
 
 @router.get(

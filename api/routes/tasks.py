@@ -15,6 +15,7 @@ from api.dialects import TASKS
 from api.edge import edge_of, own_task
 from api.errors import REGISTRY_FAULT, BadRequest, ServerFault
 from api.health import redacted_url
+from api.results import signed
 from api.retries import kept_files, record_retry
 from api.routing import direct_router, header_parameter, json_body, query_parameters
 from api.submission import Draft, check_task_id, idempotency_key
@@ -93,7 +94,8 @@ async def create_task(request: Request) -> Response:
         submission = await submitter.submit(draft)
     except RegistryFault as error:
         raise ServerFault(NOT_CREATED.format(error=REGISTRY_FAULT)) from error
-    return Json(submission_view(submission, edge_of(request).url_of(request)))
+    url_of = edge_of(request).url_of(request)
+    return Json(await signed([submission.task], submission_view, submission, url_of))
 
 
 @router.get(
@@ -105,9 +107,10 @@ async def list_tasks(request: Request) -> Response:
     edge = edge_of(request)
     page = await edge.context.registry.list(query.of(caller(request).tenant))
     url_of = edge.url_of(request)
+    shown = await signed(page.tasks, lambda: [status_view(task, url_of) for task in page.tasks])
     return Json(
         {
-            "tasks": [status_view(task, url_of) for task in page.tasks],
+            "tasks": shown,
             "total": page.total,
             "limit": query.limit,
             "offset": query.offset,
@@ -160,15 +163,15 @@ async def supported_tasks(request: Request) -> Response:
 
 @router.get("/v1/tasks/{task_id}/status", response_model=TaskStatus, responses=problems(404))
 async def task_status(request: Request, task_id: str) -> Response:
-    edge = edge_of(request)
-    return Json(status_view(await own_task(request, task_id), edge.url_of(request)))
+    task = await own_task(request, task_id)
+    return Json(await signed([task], status_view, task, edge_of(request).url_of(request)))
 
 
 @router.get("/v1/tasks/{task_id}/result", response_model=TaskResult, responses=problems(404))
 async def task_result(request: Request, task_id: str) -> Response:
     """The status with the inputs and what is known about the execution."""
-    edge = edge_of(request)
-    return Json(result_view(await own_task(request, task_id), edge.url_of(request)))
+    task = await own_task(request, task_id)
+    return Json(await signed([task], result_view, task, edge_of(request).url_of(request)))
 
 
 @router.post(

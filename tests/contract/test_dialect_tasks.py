@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
@@ -89,6 +90,26 @@ async def test_outputs_are_listed_with_urls_that_serve_them(server):
     assert view["result"]["audio_path"] == artifact.key
     assert view["result"]["audio_url"].startswith(f"{BASE_URL}/v1/files/download/")
     assert (await server.http.get(view["result"]["audio_url"])).headers["content-type"] == "audio/wav"
+
+
+async def test_the_urls_of_many_files_are_signed_beside_the_event_loop(server, monkeypatch):
+    """Of S3's, each takes half a millisecond, and a task may have thousands of files."""
+    await server.submit(task_id="t")
+    task = await server.start()
+    await server.succeed(task, {}, **{f"frame{number}__txt": b"x" for number in range(9)})
+    signed_by = []
+    download_url = server.storage.download_url
+
+    def watched(key, **how):
+        signed_by.append(threading.current_thread())
+        return download_url(key, **how)
+
+    monkeypatch.setattr(server.storage, "download_url", watched)
+    for path in ("t/status", "t/result", "t", "t/events", ""):
+        body = (await server.http.get(f"/v1/tasks/{path}")).raise_for_status().text
+        assert body.count("download_url") == 9
+    assert len(signed_by) == 5 * 9
+    assert threading.current_thread() not in signed_by
 
 
 async def test_download_urls_start_with_the_public_url(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from urllib.parse import quote
 
 import pytest
@@ -391,6 +392,36 @@ async def test_a_large_file_is_streamed_in_pieces(server):
     await server.app(scope, receive, send)
     assert sum(pieces) == len(content)
     assert max(pieces) <= 1024**2
+
+
+async def test_a_store_that_answers_slowly_holds_up_nobody_else(server, monkeypatch):
+    """Opening an object is a request where the store is S3."""
+    await upload(server)
+    opened_by = []
+    read = server.storage.read
+
+    def watched(*args):
+        opened_by.append(threading.current_thread())
+        return read(*args)
+
+    monkeypatch.setattr(server.storage, "read", watched)
+    assert (await server.http.get("/v1/files/download/a/b.bin")).content == CONTENT
+    (thread,) = opened_by
+    assert thread is not threading.current_thread()
+
+
+async def test_a_file_that_goes_between_two_looks_at_it(server, monkeypatch):
+    await upload(server)
+    stat = server.storage.stat
+
+    def last_seen(key):
+        stored = stat(key)
+        server.storage.delete(key)
+        return stored
+
+    monkeypatch.setattr(server.storage, "stat", last_seen)
+    answer = await server.http.get("/v1/files/download/a/b.bin")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "文件不存在")
 
 
 def test_spans_of_an_empty_file():
