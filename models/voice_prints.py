@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import resample_poly
 
+from models.memory_errors import memory_errors
 from models.networks.campplus import RATE_HZ, embed, load_campplus
 from models.text_segments import reading_of
 from models.voices import Voice
@@ -69,10 +70,12 @@ class VoicePrints:
     ) -> tuple[Voice, float]:
         """The voice most like `prompt`, (L,) float32 at 16 kHz, and the cosine of their vectors.
 
-        Calls from several threads are safe; one that waits for another to make a print can be stopped.
+        Calls from several threads are safe; one that waits for another to make a print can be stopped. Raises
+        OutOfMemory.
         """
-        wanted = embed(self._network, prompt)
-        found = [(voice, float(wanted @ self._print_of(voice, check))) for voice in voices]
+        with memory_errors("the print of a voice"):
+            wanted = embed(self._network, prompt)
+            found = [(voice, float(wanted @ self._print_of(voice, check))) for voice in voices]
         return max(found, key=lambda pair: pair[1])
 
     def _print_of(self, voice: Voice, check: Callable[[], None]) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from models.errors import InvalidInput, ModelNotReady
+from models.memory_errors import memory_errors
 from models.onnx_sessions import OnnxSession
 
 TABLE_NAME = "mdx_model_data.json"
@@ -69,14 +70,17 @@ class Mdx:
 
         `check` is called while the network runs and may raise to stop it. Raises OutOfMemory.
         """
+        with memory_errors(f"a window of {self.name}"):
+            stem = self._stem(mix, check)
+        return stem if self.parameters.finds_vocals else mix - stem
+
+    def _stem(self, mix: np.ndarray, check: Callable[[], None]) -> np.ndarray:
         parameters, num_samples = self.parameters, mix.shape[1]
         padded = np.pad(mix, ((0, 0), (0, parameters.window_samples - num_samples)))
         spectrum = self._transform(torch.from_numpy(padded).to(self._device))
         found = self._session.run({self._input: spectrum.cpu().numpy()}, check)
-        stem = self._inverse(torch.from_numpy(found).to(self._device))[
-            :, :num_samples
-        ].cpu().numpy() * np.float32(parameters.compensate)
-        return stem if parameters.finds_vocals else mix - stem
+        samples = self._inverse(torch.from_numpy(found).to(self._device))[:, :num_samples]
+        return samples.cpu().numpy() * np.float32(parameters.compensate)
 
     def _transform(self, samples: torch.Tensor) -> torch.Tensor:
         """(2, L) samples to (1, 4, F, T): real and imaginary parts of left, then of right."""

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.errors import OutOfMemory, PermanentFailure
+from models.errors import PermanentFailure
+from models.memory_errors import memory_errors
 
 FFT_SIZE = 4096
 HOP = 1024
@@ -110,10 +111,8 @@ class Spleeter:
 
         Raises OutOfMemory.
         """
-        try:
+        with memory_errors("a window of Spleeter"):
             return self._vocals(mix, check)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("the GPU has no memory for a window of Spleeter") from error
 
     def _vocals(self, mix: np.ndarray, check: Callable[[], None]) -> np.ndarray:
         with torch.inference_mode():

@@ -27,7 +27,6 @@ from models.engine import (
     MediaKind,
     ModelNotReady,
     ModelSpec,
-    OutOfMemory,
     Resources,
     Result,
     RunContext,
@@ -122,11 +121,13 @@ class EmbeddedDiarizer(Engine):
 
     def run(self, inputs: DiarizeInputs, context: RunContext) -> Result:
         from models.diarization import diarize
+        from models.memory_errors import memory_errors
 
         started_s = time.monotonic()
         info = probe_input(Path(inputs.audio_path), "audio_path")
         check(inputs, {"audio_path": info})
-        windows, duration_s = self._listen(Path(inputs.audio_path), info, context)
+        with memory_errors("a window of sound"):
+            windows, duration_s = self._listen(Path(inputs.audio_path), info, context)
         context.report(duration_s, duration_s, stage="cluster", unit="s")
         diarization = diarize(windows, _frames(), _limits(inputs), duration_s, context.check)
         found = Found(Path(inputs.audio_path), duration_s, diarization, _EMBEDDED_NAME, self._device)
@@ -191,6 +192,7 @@ class CommunityDiarizer(Engine):
         import torch
 
         from models.diarization import Diarization, named
+        from models.memory_errors import memory_errors
 
         started_s = time.monotonic()
         path = Path(inputs.audio_path)
@@ -200,14 +202,12 @@ class CommunityDiarizer(Engine):
         counts = inputs.model_dump(
             include={"num_speakers", "min_speakers", "max_speakers"}, exclude_none=True
         )
-        try:
+        with memory_errors("the whole recording (split it)"):
             output = self._pipeline(
                 {"waveform": torch.from_numpy(samples), "sample_rate": RATE_HZ},
                 hook=_hook(context),
                 **counts,
             )
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"the GPU has no memory for {path.name}; split the recording") from error
         turns = (output.speaker_diarization, output.exclusive_speaker_diarization)
         diarization = named(Diarization(*(_turns_of(annotation) for annotation in turns)))
         found = Found(path, samples.shape[1] / RATE_HZ, diarization, _FULL_NAME, self._device)

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from models.audio_formats import AudioFormat
 from models.audio_streams import AudioWriter, read_audio
-from models.engine import Cancelled, Engine, EngineKind, InvalidInput, ModelNotReady
+from models.engine import Cancelled, Engine, EngineKind, InvalidInput, ModelNotReady, OutOfMemory
 from models.media import ffmpeg_path, probe
+from models.networks import campplus
 from models.site import Site, missing, ready_engine, resources_of
 from models.speaker_turns import read_turns
 from models.zoo import pyannote_audio
@@ -205,6 +207,17 @@ def test_numbers_of_speakers_are_kept(
 def test_the_same_sound_gives_the_same_file(engine: Engine, short: Path, tmp_path: Path) -> None:
     files = [run(engine, short, tmp_path / name).content for name in ("one", "two")]
     assert files[0] == files[1]
+
+
+def test_a_device_without_memory_is_told_as_such(
+    engine: Engine, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> np.ndarray:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(campplus, "embed", full)
+    with pytest.raises(OutOfMemory, match=r"no memory for a window of sound: CUDA out of memory\."):
+        run(engine, short, tmp_path)
 
 
 @pytest.mark.parametrize(

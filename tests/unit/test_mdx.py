@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from models.engine import Cancelled, InvalidInput, ModelNotReady
+from models.engine import Cancelled, InvalidInput, ModelNotReady, OutOfMemory
 from models.networks.mdx import MdxModels, parameters_of
 from models.overlap_add import Windows, overlap_add
 from models.weights import locate_folder
@@ -209,3 +210,15 @@ def test_a_cancel_ends_the_network_between_two_of_its_nodes(folder):
     with pytest.raises(Cancelled):
         model.vocals(mix, cancelled)
     assert time.perf_counter() - begin_s < whole_s / 2
+
+
+def test_a_device_without_memory_is_told_as_such(folder, monkeypatch):
+    install(folder, "identity.onnx")
+    model = models(folder).get(None)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch, "stft", full)
+    with pytest.raises(OutOfMemory, match=r"a window of identity\.onnx: CUDA out of memory\."):
+        model.vocals(tones(1000), nothing)
