@@ -68,7 +68,7 @@ class ListQuery(BaseModel):
 
     status: list[Word] = []
     task_name: Annotated[str, Field(max_length=200)] | None = None
-    service: Annotated[str, Field(max_length=64)] | None = None
+    service: Annotated[str, Field(max_length=64, pattern=r"^[\w.-]*$")] | None = None
     dialect: Literal["indexed", "flashvsr", "hallo2", "creation", "tasks"] | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None

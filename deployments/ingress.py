@@ -15,7 +15,7 @@ from api.app import create_app
 from api.callbacks import CallbackSender
 from api.context import ApiContext
 from api.edge import Edge
-from api.results import url_maker
+from api.results import signed, url_maker
 from api.submission import Draft
 from api.views.tasks import result_view, status_view, submission_view
 from cluster.actors import find_registry
@@ -91,15 +91,18 @@ class Ingress:
             priority=priority,
             callback_url=await self._edge.submitter.callback_url(callback),
         )
-        return submission_view(await self._edge.submitter.submit(draft), self._url_of)
+        submission = await self._edge.submitter.submit(draft)
+        return await signed([submission.task], submission_view, submission, self._url_of)
 
     async def status(self, task_id: str) -> dict[str, Any]:
         """How the task stands, with its result once it has one. Raises TaskNotFound."""
-        return status_view(await self._registry.get(task_id), self._url_of)
+        task = await self._registry.get(task_id)
+        return await signed([task], status_view, task, self._url_of)
 
     async def result(self, task_id: str) -> dict[str, Any]:
         """The whole record. Raises TaskNotFound."""
-        return result_view(await self._registry.get(task_id), self._url_of)
+        task = await self._registry.get(task_id)
+        return await signed([task], result_view, task, self._url_of)
 
     async def cancel(self, task_id: str) -> dict[str, Any]:
         """Cancel a queued or running task. Raises TaskNotFound, IllegalStep when it has ended."""

@@ -106,6 +106,7 @@ async def test_a_cursor_may_name_the_longest_id(server):
         "status=pending,done",
         "status=",
         "dialect=klingon",
+        "service=a%00b",
         "created_after=yesterday",
         "created_before=nan",
         "created_before=1e999",
