@@ -17,6 +17,7 @@ from models.text_rows import joined_rows, union
 MARGIN_PX = 4
 _MAX_OFF_CENTRE = 0.06  # of the frame's width, between the middle of a row and the middle of the frame
 _MIN_ROW_HEIGHT, _MAX_ROW_HEIGHT = 0.015, 0.2  # of the frame's height
+_LEAST_LENGTH = 1.5  # of a row, in heights: two full-width characters have more
 _MAX_ROWS = 4  # a frame with more centred rows shows credits or a page
 _SAME_PLACE = 0.8  # intersection over union from which two boxes are in one place
 _LOGO_SHARE = 0.5  # of the frames
@@ -74,6 +75,11 @@ class _Band:
     def height(self) -> float:
         return median(row.height for row in self.rows)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether any row is clearly wider than high: what is not, in frame after frame, is no line."""
+        return any(row.box.x2 - row.box.x1 >= _LEAST_LENGTH * row.height for row in self.rows)
+
     def is_varied(self, edge_px: float) -> bool:
         """Whether the rows differ in where they begin or end, so that they cannot all say the same."""
         begins, ends = ([row.box.x1 for row in self.rows], [row.box.x2 for row in self.rows])
@@ -87,7 +93,7 @@ def find_subtitle_area(frames: Sequence[Sequence[Box]], *, width_px: int, height
     num_text_frames = len({row.frame for row in rows})
     bands = _bands(_candidates(rows, width_px, height_px))
     needed = min(len(frames), max(2, round(_MIN_RECURRENCE * num_text_frames)))
-    bands = [band for band in bands if len(band.frames) >= needed]
+    bands = [band for band in bands if len(band.frames) >= needed and band.is_text]
     if not bands:
         return SubtitleArea(None, 0.0, num_text_frames, _why_none(num_text_frames))
     edge_px = _VARIED_EDGE * width_px

@@ -54,6 +54,16 @@ def test_a_logo_does_not_count():
     assert (area.confidence, area.num_text_frames) == (1.0, 6)
 
 
+def test_what_is_as_high_as_wide_is_no_subtitle():
+    """A face is taken for text now and then; so is a sign in the middle."""
+    faces = [[line(50, 250, height=56)] if number % 3 == 0 else [] for number in range(12)]
+    area = find(faces)
+    assert (area.box, area.confidence) == (None, 0.0)
+    assert area.note == "no subtitles found: no centred line of text returns at one height"
+    short = [line(50, 660), line(180, 660), line(94, 660)]  # one full-width character, four, two
+    assert find([[box] for box in short]).box == grown(550, 638, 730, 682)
+
+
 def test_text_of_the_scene_does_not_count():
     rng = random.Random(3)
     frames = [
