@@ -354,7 +354,7 @@ def _why_nothing(source: Path | BinaryIO) -> str:
         source.seek(0)
     if has_more_pixels(source, _MAX_FRAME_PX):
         return f"has more than {_MAX_FRAME_PX} pixels: make it smaller"
-    return "is truncated or damaged: no frame could be decoded"
+    return "is empty, truncated or damaged: no picture and no sound could be decoded"
 
 
 def _forced_format(source: Path | BinaryIO) -> str | None:

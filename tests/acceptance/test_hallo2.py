@@ -51,7 +51,7 @@ UPPER_FACE = (
 """Points that neither speech nor a blink moves."""
 LEAST_CORRELATION, LEAST_SHUT_SHARE = 0.6, 0.7
 MAX_UPPER_FACE_SHARE, MAX_MOTION_PX = 0.02, 1.0
-CLOSED = 0.07  # measured opening of lips that meet; the picture's own smile has 0.14, wide vowels 0.17
+CLOSED = 0.07  # measured opening of lips that meet; the picture's own smile has 0.14, wide vowels 0.16
 BLOCK_PX, REACH_PX = 16, 3
 NECK_SHARE = 0.15  # of the face's size: so far the skin below the chin follows the jaw
 
