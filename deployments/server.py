@@ -7,6 +7,7 @@ python -m deployments.server down
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import json
 import logging
@@ -17,18 +18,18 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import ray
 import yaml
 from pydantic import ValidationError
 from ray import serve
+from ray._private.services import canonicalize_bootstrap_address
 
 from api.access import access_of
 from cluster.actors import stop_registry
@@ -38,10 +39,13 @@ from deployments.ingress import local_url
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
+_DOWN_S = 60.0
+_CONNECT_S = 5.0
 _POLL_S = 0.1
 _ROUTE_S = 20.0
 _HEALTH_CHECKS_S = 1.0  # HAProxy asks a server twice before it trusts it
 _FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WRAPPER = Path(__file__).with_name("haproxy_private.sh")
 
 logger = logging.getLogger("mediaray")
@@ -49,6 +53,10 @@ logger = logging.getLogger("mediaray")
 
 class CannotStart(Exception):
     """The server must not start; the message says why and what to do."""
+
+
+class _ToldToStop(BaseException):
+    """SIGINT or SIGTERM, raised wherever the main thread is: replicas may take for ever to start."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     except (CannotStart, ValidationError, ValueError) as error:
         print(f"mediaray: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 2
+    except KeyboardInterrupt:  # while Ray was starting, which ends what it had begun
+        return 128 + signal.SIGINT
 
 
 def run(settings: Settings, args: AppArgs) -> int:
@@ -69,15 +79,23 @@ def run(settings: Settings, args: AppArgs) -> int:
     with _claimed_data_folder(settings), tempfile.TemporaryDirectory(prefix="mediaray-") as run_dir:
         _prepare_haproxy(Path(run_dir))
         with _private_ray():
-            stop = _told_to_stop()
-            serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
-            serve.run(build(args), name=APP_NAME, route_prefix="/")
-            _await_direct_route(Path(run_dir))
-            logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
-            _warn_of_local_urls(settings)
-            stop.wait()
-            logger.info("stopping; tasks that run now start again with the next server")
+            try:
+                _serve(settings, args, Path(run_dir))
+            except _ToldToStop:
+                logger.info("stopping; tasks that run now start again with the next server")
     return 0
+
+
+def _serve(settings: Settings, args: AppArgs, run_dir: Path) -> None:
+    """Ends by _ToldToStop."""
+    _hear_signals()
+    serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
+    serve.run(build(args), name=APP_NAME, route_prefix="/")
+    _await_direct_route(run_dir)
+    logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
+    _warn_of_local_urls(settings)
+    while True:
+        signal.pause()
 
 
 def _warn_of_local_urls(settings: Settings) -> None:
@@ -87,30 +105,33 @@ def _warn_of_local_urls(settings: Settings) -> None:
         logger.warning(text, local_url(settings))
 
 
-def _told_to_stop() -> threading.Event:
-    """Set by SIGINT and SIGTERM; call after ray.init, which installs handlers of its own."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+def _hear_signals() -> None:
+    """Raise _ToldToStop at the first one; call after ray.init, which installs handlers of its own."""
+
+    def stop(*_: object) -> None:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # a second one must not break off the cleaning up
+        raise _ToldToStop
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, stop)
 
 
 def down(settings: Settings) -> int:
     """Stop the private server of this data folder, or the application on this machine's cluster."""
     process = _running_server(settings)
     if process is not None:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        logger.info("stopped the server with process id %s", process.pid)
-        return 0
-    try:
-        ray.init(address="auto", log_to_driver=False)
-    except ConnectionError:
+        return _end_server(process)
+    # Not "auto", which takes any Ray of this machine: a private server's on another data folder, for one.
+    address = canonicalize_bootstrap_address(None)
+    if address is None or not _answers(address):
         logger.info("nothing to stop: no private server and no Ray cluster here")
         return 0
+    ray.init(address=address, log_to_driver=False)
     serve.delete(APP_NAME)
     had_registry = stop_registry()
-    serve.shutdown()
+    if not serve.status().applications:
+        serve.shutdown()
     ray.shutdown()
     logger.info(
         "application deleted, %s; Ray itself goes on", "registry ended" if had_registry else "no registry"
@@ -118,12 +139,32 @@ def down(settings: Settings) -> int:
     return 0
 
 
+def _end_server(process: psutil.Process) -> int:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=_DOWN_S)
+    except psutil.TimeoutExpired:
+        logger.warning("the server with process id %s still stops after %s s", process.pid, _DOWN_S)
+        return 1
+    logger.info("stopped the server with process id %s", process.pid)
+    return 0
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
 def app_args(config: Path | None, changes: list[str]) -> AppArgs:
     """The application's arguments: defaults, then the config file's, then SERVICE.FIELD=VALUE changes."""
     args: dict[str, Any] = {}
     if config is not None:
-        applications = yaml.safe_load(config.read_text())["applications"]
-        args = next(app.get("args") or {} for app in applications if app["name"] == APP_NAME)
+        args = _args_in(config)
     for change in changes:
         path, _, value = change.partition("=")
         service, _, name = path.partition(".")
@@ -132,25 +173,41 @@ def app_args(config: Path | None, changes: list[str]) -> AppArgs:
     return AppArgs.model_validate(args)
 
 
+def _args_in(config: Path) -> dict[str, Any]:
+    """The application's args in a serve_config.yaml. Raises CannotStart."""
+    try:
+        applications = yaml.safe_load(config.read_text())["applications"]
+        found = [app.get("args") or {} for app in applications if app["name"] == APP_NAME]
+    except OSError as error:
+        raise CannotStart(f"{config} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise CannotStart(f"{config} is no configuration of Ray Serve: {error!r}") from error
+    if not found:
+        raise CannotStart(f"{config} has no application named {APP_NAME}")
+    args: dict[str, Any] = found[0]
+    return args
+
+
 def refuse_taken_port(host: str, port: int) -> None:
-    """Raise CannotStart where somebody listens: two Serve proxies would silently share the port."""
+    """Raise CannotStart where nobody can or somebody does listen: two Serve proxies would share the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.socket(family)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise CannotStart(
-                f"port {port} on {host} is taken ({error.strerror}): stop what listens there, or set"
-                " MEDIARAY_HTTP_PORT"
-            ) from error
+            text = (
+                f"cannot listen on {host}, port {port} ({error.strerror}): set MEDIARAY_HTTP_HOST and _PORT"
+            )
+            if error.errno == errno.EADDRINUSE:
+                text = f"port {port} on {host} is taken: stop what listens there, or set MEDIARAY_HTTP_PORT"
+            raise CannotStart(text) from error
 
 
 @contextmanager
 def _claimed_data_folder(settings: Settings) -> Iterator[None]:
     """Hold the data folder: two servers on one task database would each lease its tasks."""
-    settings.data_path.mkdir(parents=True, exist_ok=True)
-    with _server_file(settings).open("a+") as file:
+    with _opened_server_file(settings) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -163,6 +220,16 @@ def _claimed_data_folder(settings: Settings) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
+
+
+def _opened_server_file(settings: Settings) -> TextIO:
+    """Makes the data folder, its owner's alone. Raises CannotStart."""
+    try:
+        settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _server_file(settings).open("a+")
+    except OSError as error:
+        text = f"the data folder {settings.data_path} cannot be used: {error.strerror}; set MEDIARAY_DATA_DIR"
+        raise CannotStart(text) from error
 
 
 def _running_server(settings: Settings) -> psutil.Process | None:

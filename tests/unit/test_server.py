@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from ray._private import services
 
 from cluster.settings import Settings
 from deployments import server
@@ -44,6 +45,56 @@ def test_a_taken_port_is_refused() -> None:
         taken.listen()
         with pytest.raises(server.CannotStart, match="is taken"):
             server.refuse_taken_port("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_address_that_is_not_this_machines_is_no_taken_port() -> None:
+    with pytest.raises(server.CannotStart, match="cannot listen on"):
+        server.refuse_taken_port("240.0.0.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "cannot be read"), ("applications: []", "no application named mediaray"), ("[", "is no conf")],
+    ids=["missing", "of others", "broken"],
+)
+def test_a_config_file_that_cannot_be_used_is_said(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "serve_config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(server.CannotStart, match=said):
+        server.app_args(path, [])
+
+
+def test_the_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    with server._claimed_data_folder(settings):
+        assert settings.data_path.stat().st_mode & 0o777 == 0o700
+        second = server._claimed_data_folder(settings)
+        with pytest.raises(server.CannotStart, match="another server uses the data folder"):
+            second.__enter__()
+
+
+def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    claim = server._claimed_data_folder(Settings(data_dir=tmp_path / "file" / "data"))
+    with pytest.raises(server.CannotStart, match="set MEDIARAY_DATA_DIR"):
+        claim.__enter__()
+
+
+@pytest.mark.parametrize("where", ["gone", "of others"])
+def test_down_touches_no_cluster_but_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        if where == "of others":
+            listener.listen()
+        monkeypatch.setenv("RAY_ADDRESS", address if where == "gone" else "")
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        monkeypatch.setattr(services, "find_gcs_addresses", lambda: {address})
+        monkeypatch.setattr(server.ray, "init", lambda **_: pytest.fail("it joined a cluster"))
+        assert server.down(Settings(data_dir=tmp_path / "data")) == 0
 
 
 def test_listening_outside_without_keys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
