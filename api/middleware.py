@@ -16,7 +16,6 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -29,18 +28,9 @@ from api.hosts import is_signed_file
 
 logger = logging.getLogger("mediaray.http")
 
-REQUEST_ID: ContextVar[str] = ContextVar("mediaray_request_id", default="-")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 JSON_TOO_LARGE = "the request body is too large: at most {bytes} bytes; upload files instead"
 _FORM_SLACK_BYTES = 1024**2  # what a multipart body may hold beside its file
-
-
-class RequestIdFilter(logging.Filter):
-    """Adds `request_id` to log records, for formats that show it."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = REQUEST_ID.get()
-        return True
 
 
 class Outermost:
@@ -59,7 +49,6 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        REQUEST_ID.set(request_id)
         started = False
 
         async def send_named(message: Message) -> None:
