@@ -245,8 +245,8 @@ class LiveTasks:
             self._num_listeners[tenant] -= 1
 
     async def events(self, task: Task, last_event_id: str, url_of: UrlOf) -> AsyncIterator[ServerSentEvent]:
-        """The stream of one listener."""
-        with self.listener(task.tenant), self._followed(task) as live:
+        """The stream of one listener, which holds its place meanwhile (`listener`)."""
+        with self._followed(task) as live:
             async for event in live.events(last_event_id, url_of):
                 yield event
 

@@ -6,12 +6,15 @@ Served from this process's memory: however many listen, the registry sees one fe
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from api.answers import Json
 from api.bodies import parse_query
@@ -49,6 +52,23 @@ class LogsQuery(BaseModel):
     """How much of the log: the last `tail` lines, or all there are."""
 
     tail: Annotated[int | None, Field(ge=0, le=100_000)] = None
+
+
+class _EventStream(EventSourceResponse):
+    """A stream of events that takes its listener's place before it answers: 503 where there is none."""
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], place: AbstractContextManager[None]) -> None:
+        super().__init__(
+            events,
+            ping=HEARTBEAT_S,
+            ping_message_factory=lambda: ServerSentEvent(comment="alive", sep="\n"),
+            sep="\n",
+        )
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            await super().__call__(scope, receive, send)
 
 
 _LAST_EVENT_ID = header_parameter("Last-Event-ID", "The id of the last event that was seen")
@@ -100,14 +120,9 @@ async def task_events(request: Request, task_id: str) -> Response:
     query = parse_query(EventsQuery, request)
     edge = edge_of(request)
     found = await own_task(request, task_id)
-    edge.live.check_room(found.tenant)
     last_event_id = request.headers.get("last-event-id", query.last_event_id)
-    return EventSourceResponse(
-        edge.live.events(found, last_event_id, edge.url_of(request)),
-        ping=HEARTBEAT_S,
-        ping_message_factory=lambda: ServerSentEvent(comment="alive", sep="\n"),
-        sep="\n",
-    )
+    events = edge.live.events(found, last_event_id, edge.url_of(request))
+    return _EventStream(events, edge.live.listener(found.tenant))
 
 
 @router.get(

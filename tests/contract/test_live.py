@@ -246,6 +246,27 @@ async def test_unknown_tasks_and_too_many_listeners(tmp_path):
             assert (await stream.rest())[-1][0] == "end"
 
 
+async def test_of_listeners_that_come_at_once_all_but_one_are_refused(tmp_path, caplog):
+    """As when an ingress comes back and all its listeners with it."""
+    async with live_serving(tmp_path, max_listeners=1) as server:
+        await submitted(server)
+        answers, have_all = [], asyncio.Event()
+
+        async def listen():
+            async with server.http.stream("GET", "/v1/tasks/t/events") as answer:
+                answers.append(answer.status_code)
+                if len(answers) == 10:
+                    have_all.set()
+                await answer.aread()
+
+        listening = [asyncio.create_task(listen()) for _ in range(10)]
+        await have_all.wait()
+        assert sorted(answers) == [200] + [503] * 9
+        await server.base.succeed(await server.base.start())
+        await asyncio.gather(*listening)
+        assert not caplog.records
+
+
 async def test_a_long_poll_ends_with_the_task(server):
     await submitted(server)
     at_once = (await server.http.get("/v1/tasks/t", params={"wait": 0.01})).json()
