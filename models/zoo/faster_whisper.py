@@ -62,6 +62,7 @@ _MAX_PROMPT_CHARS = 2000  # the model sees the last 223 tokens
 _NO_SPEECH_PROB, _MIN_LOGPROB = 0.6, -1.0  # of openai/whisper: above the one and below the other is silence
 _MAX_COMPRESSION = 2.4  # of openai/whisper: text that packs better is a loop
 _UNHEARD_S = 1.0  # of speech after the last word: less are the ends of words, which come out early
+_SURE_LOGPROB = -0.7  # of what was passed over at first: speech had -0.33 and -0.37, music -0.83 and less
 _NGRAM = 4  # what is decoded again after a loop may not repeat so many tokens
 _SIMPLIFIED_PROMPT = "以下是普通话的句子。"  # without it Whisper writes Mandarin in traditional characters
 
@@ -236,7 +237,7 @@ class _Listener:
     def _to_its_end(
         self, samples: np.ndarray, span: tuple[int, int], found: list[Any], language: str
     ) -> Iterator[Any]:
-        """The segments of a span; stopped while somebody speaks on, the network hears the rest."""
+        """The segments of a span; if the network stops while somebody speaks on, it hears the rest too."""
         segments = self._without_loop(samples, span, found, language)
         while segments:
             yield from segments
@@ -244,7 +245,9 @@ class _Listener:
             if rest[0] == span[0] or spoken_s(samples[slice(*rest)]) < _UNHEARD_S:
                 return
             again, _ = self._transcribed(samples, [rest], language)
-            span, segments = rest, self._without_loop(samples, rest, list(again), language)
+            span, segments = rest, list(again)
+            if _is_loop(segments) or any(segment.avg_logprob < _SURE_LOGPROB for segment in segments):
+                return
 
     def _without_loop(
         self, samples: np.ndarray, span: tuple[int, int], found: list[Any], language: str

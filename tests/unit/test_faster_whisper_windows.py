@@ -227,6 +227,43 @@ def test_loops_are_known_by_how_well_they_pack(texts: tuple[str, ...], is_loop: 
     assert _is_loop([Said(text) for text in texts]) is is_loop
 
 
+@dataclass(frozen=True)
+class Decoded:
+    text: str
+    end: float
+    avg_logprob: float
+
+
+@pytest.mark.parametrize(
+    ("answers", "texts"),
+    [
+        pytest.param([[Decoded("b", 8.5, -0.3)]], ["a", "b"], id="speech"),
+        pytest.param([[Decoded("b", 6.0, -0.3)], [Decoded("c", 9.5, -0.4)]], ["a", "b", "c"], id="twice"),
+        pytest.param([[]], ["a"], id="nothing"),
+        pytest.param([[Decoded("Hello?", 8.0, -0.83)]], ["a"], id="unsure, as in music"),
+        pytest.param([[Decoded("mm " * 60, 8.0, -0.1)]], ["a"], id="a loop"),
+    ],
+)
+def test_a_network_that_stops_early_is_asked_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, answers: list[list[Decoded]], texts: list[str]
+) -> None:
+    """Somebody speaks on until 9 s of 10; the network stopped at 4 s."""
+    asked: list[tuple[int, int]] = []
+
+    def transcribed(_samples, spans, _language):
+        asked.extend(spans)
+        return answers[len(asked) - 1], None
+
+    monkeypatch.setattr(faster_whisper, "spoken_s", lambda rest: len(rest) / RATE_HZ - 1)
+    listener = object.__new__(faster_whisper._Listener)
+    monkeypatch.setattr(listener, "_transcribed", transcribed)
+    samples, span = np.zeros(10 * RATE_HZ, np.float32), (0, 10 * RATE_HZ)
+    heard = listener._to_its_end(samples, span, [Decoded("a", 4.0, -0.2)], "en")
+    assert [segment.text for segment in heard] == texts
+    assert asked[0] == (4 * RATE_HZ, 10 * RATE_HZ)
+    assert len(asked) == len(answers)
+
+
 class TestSizes:
     def install(self, root: Path, *names: str) -> InstalledSizes:
         for name in names:
