@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,5 +275,14 @@ def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) ->
         "OMP_WAIT_POLICY": "passive",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    if not (_can_keep_ray_token() or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        defaults["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # for this server alone
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _can_keep_ray_token() -> bool:
+    """Whether Ray has its token in the home folder, or can put it there."""
+    home = Path(os.path.expanduser("~"))  # where there is none, Path.home raises
+    folder = home / ".ray"
+    return (folder / "auth_token").is_file() or os.access(folder if folder.is_dir() else home, os.W_OK)

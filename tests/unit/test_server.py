@@ -145,6 +145,16 @@ def test_without_haproxy_the_python_proxy_serves_and_one_line_says_so(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+@pytest.mark.parametrize("has_home", [True, False], ids=["home", "no home"])
+def test_without_a_home_for_it_rays_token_is_the_servers_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_home: bool
+) -> None:
+    home = tmp_path if has_home else tmp_path / "missing"
+    monkeypatch.setattr(os, "environ", {"HOME": str(home)})
+    server._prepare_haproxy(tmp_path)
+    assert ("RAY_AUTH_TOKEN" in os.environ) is not has_home
+
+
 def test_with_haproxy_its_program_is_wrapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "environ", {})
     server._prepare_haproxy(tmp_path)
