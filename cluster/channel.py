@@ -14,6 +14,7 @@ import itertools
 import logging
 import pickle
 import secrets
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from typing import Any, cast
 _LENGTH_BYTES = 4
 _PROOF_BYTES = 32
 _MAX_FRAME_BYTES = 256 * 1024**2
+_CONNECT_TIMEOUT_S = 10.0
+# A machine that vanishes says no goodbye: without these the kernel waits for it for hours.
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,11 @@ class _Frames(asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        line: socket.socket = transport.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):  # not all of them outside Linux
+                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data
@@ -181,10 +190,12 @@ class ChannelClient(_Frames):
     @classmethod
     async def connect(cls, address: ChannelAddress) -> ChannelClient:
         """Raises ChannelBroken."""
+        loop = asyncio.get_running_loop()
         try:
-            _, line = await asyncio.get_running_loop().create_connection(cls, address.host, address.port)
-        except OSError as error:
-            raise ChannelBroken(str(error)) from error
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                _, line = await loop.create_connection(cls, address.host, address.port)
+        except OSError as error:  # TimeoutError is one
+            raise ChannelBroken(str(error) or "the registry does not answer") from error
         line.send(address.proof)
         return line
 

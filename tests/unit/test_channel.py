@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cluster import channel
 from cluster.channel import CallMany, ChannelAddress, ChannelBroken, ChannelClient, ChannelServer
 
 HOST = "127.0.0.1"
@@ -154,3 +157,31 @@ async def test_a_server_that_closes_hangs_up_on_its_callers() -> None:
     server.close()
     with pytest.raises(ChannelBroken):
         await waiting
+
+
+async def test_a_registry_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose machine has vanished: its backlog is full, so the kernel drops what asks to connect."""
+    monkeypatch.setattr(channel, "_CONNECT_TIMEOUT_S", 0.1)
+    with socket.create_server((HOST, 0), backlog=0) as deaf, socket.socket() as first:
+        first.connect(deaf.getsockname())
+        with pytest.raises(ChannelBroken):
+            await ChannelClient.connect(ChannelAddress(*deaf.getsockname(), proof=bytes(32)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's settings have other names elsewhere")
+async def test_a_line_whose_other_end_vanished_ends_within_half_a_minute(serve: Serve) -> None:
+    async def call_many(calls: Any) -> Any:
+        return calls
+
+    line = await ChannelClient.connect(await serve(call_many))
+    assert line._transport is not None
+    kernel = line._transport.get_extra_info("socket")
+
+    def setting(name: int) -> int:
+        return int(kernel.getsockopt(socket.IPPROTO_TCP, name))
+
+    assert kernel.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    silence_s = setting(socket.TCP_KEEPIDLE) + setting(socket.TCP_KEEPCNT) * setting(socket.TCP_KEEPINTVL)
+    assert silence_s <= 30
+    assert setting(socket.TCP_USER_TIMEOUT) <= 30_000
+    line.close()
