@@ -23,7 +23,10 @@ def brought_to(device: torch.device, *streams: object) -> Iterator[None]:
 
 
 def _move(value: Any, device: torch.device) -> Any:
-    """`value` with each tensor in it on `device`: objects and containers in place, never weights."""
+    """`value` with each tensor in it on `device`: objects and containers in place.
+
+    Never what all tiles share, which is modules and frozen values (tuples, dataclasses with slots).
+    """
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -37,7 +40,7 @@ def _move(value: Any, device: torch.device) -> Any:
 
 
 def _is_stream(value: Any) -> bool:
-    """An object of ours that holds caches; modules are shared by all tiles and stay where they are."""
+    """An object of ours that holds caches."""
     return (
         type(value).__module__.startswith("models.")
         and hasattr(value, "__dict__")

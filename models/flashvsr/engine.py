@@ -54,7 +54,7 @@ from models.zoo.flashvsr import (
     video_of,
 )
 
-_PARTS_VERSION = 1  # counts up when the same inputs give other pixels
+_PARTS_VERSION = 2  # counts up when the same inputs give other pixels
 _READ_BYTES = 1 << 20
 
 
@@ -222,9 +222,11 @@ class FlashVsrEngine(Engine):
 
     @property
     def _weight_bytes(self) -> int:
-        """Of what is loaded first."""
+        """Of what is loaded first, and the prompt's keys and values, which are made once."""
+        config = self._config
         tables = (transformer_shapes, projector_shapes, decoder_shapes)
-        values = sum(math.prod(shape) for shapes in tables for shape in shapes(self._config).values())
+        values = sum(math.prod(shape) for shapes in tables for shape in shapes(config).values())
+        values += 2 * config.layers * config.text_tokens * config.width
         return values * self._dtype.itemsize
 
     def _free_bytes(self) -> FreeBytes:

@@ -4,17 +4,20 @@ What a pixel of the network's canvas takes, with the published widths and bfloat
 
 | | bytes | why |
 |---|---|---|
-| keys and values | 5,760 | 30 layers x 2 x 1,536 wide x 4 slices of 2 frames, one token for 16 x 16 pixels |
+| keys and values | 4,368 | 2 x 1,536 wide x (30 layers x 3 slices + 1) of 2 frames, a token for 256 pixels |
 | caches of projector and tiny decoder | 380 | what their convolutions and memory blocks saw last |
-| work on a tile | 4,700 | 9,400 measured, less the caches (3 slices there) |
-| frames of a chunk | 700 | of the whole canvas, whatever the tiles |
+| work on a tile | 1,792 | 7 frames of the tiny decoder's 128 channels at full size: the most that is held |
+| frames of a chunk | 690 | of the whole canvas, whatever the tiles |
 
-9,400: the peaks of upstream's own measurements (GH200, tiny, bfloat16) are 12.6 GiB at 768x1408, 20.2 at
-1024x1920 and 37.4 at 1536x2560: a line of 9,400 bytes a pixel over 3.3 GiB of weights. None of it depends on
-how long the video is.
+A small tile takes more for each pixel, as the decoder then works on several frames at once: no more than 3.5
+times what one of its calls may give, and no more than a chunk's 24 frames come to. What the published
+networks hold was counted tensor by tensor (tests/unit/test_flashvsr_held_memory.py): the sums here cover it
+by 5 to 30 %, which is for what libraries take while an operation lasts. None of it depends on how long the
+video is.
 
 Every tile has caches of its own. They stay on the device, or, where that is too small, wait in main memory
-between chunks ("parked"): about four times as slow, as each chunk moves them there and back.
+between chunks ("parked"): each chunk moves them there and back, 9.5 KB a pixel, at some 6 GB/s from memory
+that is not pinned, where the network takes 0.16 microseconds a pixel.
 """
 
 from __future__ import annotations
@@ -23,30 +26,41 @@ from dataclasses import dataclass
 
 from models.engine import InvalidInput, ModelNotReady, PermanentFailure
 from models.flashvsr.geometry import Canvas, Grid, canvas_of, grids_of
-from models.networks.flashvsr_config import TOKEN_SIDE_PX, FlashVsrConfig
+from models.networks.flashvsr_config import DECODER_CALL_VALUES, TOKEN_SIDE_PX, FlashVsrConfig
 
 # What an allocator loses to blocks of the wrong size, and libraries to their workspaces.
 _USABLE_SHARE = 0.9
-_SLICES, _SLICE_FRAMES = 4, 2  # of the transformer's cache
+_SLICES, _SLICE_FRAMES = 3, 2  # that each of the transformer's layers keeps; all layers share one slice more
 _PROJECTOR_CACHE_FRAMES = 2
 _PROJECTOR_CHANNELS = 3 * TOKEN_SIDE_PX**2
-_WORK_BY_WIDTH = 1.53  # values a pixel for each of the transformer's 1,536: 4,700 bytes in bfloat16
+_FRAMES_OF_ONE = 7  # full-size features that the tiny decoder holds where it works on one frame
+_COPIES_OF_MANY = 3.5  # of several frames' features, where it works on those
 # Of the Wan VAE's decoder, for each of its narrowest width: two frames before each convolution, 7 of them at
-# full size, 6 at half with twice the width, 14 at a quarter with 4 times; and 7 copies of 6 frames at work.
+# full size, 6 at half with twice the width, 14 at a quarter with 4 times; and 30 frames at work.
 _VAE_CACHE_BY_WIDTH = 2 * (7 + 6 * 2 / 4 + 14 * 4 / 16)
-_VAE_WORK_BY_WIDTH = 7 * 6
+_VAE_WORK_BY_WIDTH = 30
 _CHUNK_FRAMES_SEEN, _CHUNK_FRAMES_MADE, _FRAMES_IN_WORK = 25, 21, 24  # the last: 3 copies of 8 frames
-_PARKING_COST = 4
+_CHUNK_FRAMES_DECODED = 24
+_PARKING_COST = 10
 _SHARE_AFTER_FAILURE = 0.75  # of what did not fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelBytes:
-    """What a pixel takes: of each tile's caches, of the tile at work, and of the whole canvas's frames."""
+    """What a pixel takes: of each tile's caches, of the tile at work, and of the whole canvas's frames.
+
+    A small tile takes `burst` at work, as far as that comes to no more than `most_of_burst`.
+    """
 
     cached: int
     work: int
     frames: int
+    burst: int = 0
+    most_of_burst: int = 0
+
+    def at_work(self, area_px: int) -> int:
+        """What a tile takes beside its caches."""
+        return max(self.work * area_px, min(self.burst * area_px, self.most_of_burst))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +96,28 @@ class MemoryPlan:
 def pixel_bytes(config: FlashVsrConfig, *, number_bytes: int, has_vae: bool) -> PixelBytes:
     """For networks of these sizes and this precision; `has_vae`: the variant `full`."""
     token_px = TOKEN_SIDE_PX**2
-    keys = 2 * config.layers * config.width * _SLICES * _SLICE_FRAMES / token_px
+    keys = 2 * config.width * (_SLICES * config.layers + 1) * _SLICE_FRAMES / token_px
     projector = _PROJECTOR_CACHE_FRAMES * (_PROJECTOR_CHANNELS + config.projector_widths[0]) / token_px
     decoder = 3 * sum(
         width / 4**shift for width, shift in zip(config.decoder_widths, (3, 2, 1), strict=False)
     )
-    work = config.width * _WORK_BY_WIDTH
+    work, burst = (
+        _FRAMES_OF_ONE * config.decoder_widths[-1],
+        _CHUNK_FRAMES_DECODED * config.decoder_widths[-1],
+    )
     if has_vae:
-        decoder = config.vae_width * _VAE_CACHE_BY_WIDTH
-        work = max(work, config.vae_width * _VAE_WORK_BY_WIDTH)
+        decoder, work, burst = (
+            config.vae_width * _VAE_CACHE_BY_WIDTH,
+            config.vae_width * _VAE_WORK_BY_WIDTH,
+            0,
+        )
     frames = 3 * (_CHUNK_FRAMES_SEEN * number_bytes + (_CHUNK_FRAMES_MADE + _FRAMES_IN_WORK) * 4)
     return PixelBytes(
         cached=round((keys + projector + decoder) * number_bytes),
-        work=round(work * number_bytes),
+        work=work * number_bytes,
         frames=frames,
+        burst=round(_COPIES_OF_MANY * burst * number_bytes),
+        most_of_burst=round(_COPIES_OF_MANY * DECODER_CALL_VALUES * number_bytes),
     )
 
 
@@ -128,7 +150,8 @@ def smaller_plan(canvas: Canvas, failed: MemoryPlan, pixel: PixelBytes, free: Fr
 def check_device(weight_bytes: int, pixel: PixelBytes, total_bytes: int) -> None:
     """Raises ModelNotReady where a device cannot hold the weights and the smallest canvas beside them."""
     smallest = canvas_of(1, 1, 1)
-    needs = weight_bytes + smallest.area_px * (pixel.cached + pixel.work + pixel.frames)
+    needs = weight_bytes + pixel.at_work(smallest.area_px)
+    needs += smallest.area_px * (pixel.cached + pixel.frames)
     if needs > total_bytes * _USABLE_SHARE:
         text = f"FlashVSR needs {_gib(needs)} of GPU memory for its weights and the smallest picture"
         raise ModelNotReady(f"{text}; this GPU has {_gib(total_bytes)}, of which 90 % can be used")
@@ -136,7 +159,7 @@ def check_device(weight_bytes: int, pixel: PixelBytes, total_bytes: int) -> None
 
 def _plan(canvas: Canvas, grid: Grid, pixel: PixelBytes, *, is_parked: bool) -> MemoryPlan:
     cached = pixel.cached * grid.area_px
-    at_work = pixel.work * grid.tile_area_px + pixel.frames * canvas.area_px
+    at_work = pixel.at_work(grid.tile_area_px) + pixel.frames * canvas.area_px
     if not is_parked:
         return MemoryPlan(grid=grid, is_parked=False, device_bytes=at_work + cached, host_bytes=0)
     device_bytes = at_work + pixel.cached * grid.tile_area_px
@@ -161,7 +184,8 @@ def _too_large(canvas: Canvas, plans: list[MemoryPlan], pixel: PixelBytes, free:
         return InvalidInput(f"{text}: choose a smaller scale or preprocess_width", field="scale")
     text = f"{size} needs {_gib(least.device_bytes)} of device memory beside the weights"
     text = f"{text}; {_gib(usable_bytes)} can be used"
-    if (pixel.cached + pixel.work) * min(plan.grid.tile_area_px for plan in plans) > usable_bytes:
+    smallest_px = min(plan.grid.tile_area_px for plan in plans)
+    if pixel.cached * smallest_px + pixel.at_work(smallest_px) > usable_bytes:
         return PermanentFailure(f"{text}: not even the smallest tile fits")
     return InvalidInput(f"{text}: choose a smaller scale or preprocess_width", field="scale")
 

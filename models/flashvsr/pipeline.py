@@ -40,16 +40,17 @@ from models.flashvsr.memory_plan import MemoryPlan
 from models.flashvsr.networks import FlashVsrNetworks
 from models.flashvsr.stage_clock import StageClock
 from models.flashvsr.vae_stream import VaeStream
-from models.networks.flashvsr_attention import backend_for
+from models.networks.flashvsr_attention import BACKENDS, backend_for
 from models.networks.flashvsr_config import LATENT_SIDE_PX, TOKEN_SIDE_PX
 from models.networks.flashvsr_decoder import DecoderStream
+from models.networks.flashvsr_windows import KEPT_SLICES, WINDOW_TOKENS
 
 FIRST_LATENTS, NEXT_LATENTS = 6, 2
-_SLICES = 4  # a chunk's own and the three before it
 _PROJECTOR_CHUNKS = 1
 # How far the decoders see back: nine memory blocks, 7.5 latent frames; the VAE's causal convolutions, 38.
 _TINY_CHUNKS, _VAE_CHUNKS = 5, 21
 _FRAMES_AT_ONCE = 8
+_WARM_WINDOWS = 66  # of a slice at 768x1408
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,10 @@ class Span:
 
 
 def span_from(shown: int, layers: int, *, is_full: bool) -> Span:
-    """What must be replayed for chunk `shown` to come out as if all before it had been.
-
-    The transformer's cache is a ring of slices. Sums are the same to the last bit only where each slice lies
-    where it would: chunk k is slice k + 2.
-    """
-    decoded = shown - (_VAE_CHUNKS if is_full else _TINY_CHUNKS)
-    first = decoded - (_SLICES - 1) * layers - _PROJECTOR_CHUNKS
-    first -= (first + 2) % _SLICES
-    return Span(max(0, first), max(0, decoded), shown) if first > 0 else Span(0, max(0, decoded), shown)
+    """What must be replayed for chunk `shown` to come out as if all before it had been."""
+    decoded = max(0, shown - (_VAE_CHUNKS if is_full else _TINY_CHUNKS))
+    first = max(0, decoded - (KEPT_SLICES - 1) * layers - _PROJECTOR_CHUNKS)
+    return Span(first, decoded, shown)
 
 
 def chunk_noise(seed: int, number: int, canvas: Canvas, channels: int) -> Tensor:
@@ -246,6 +242,7 @@ class Restorer:
 def warm_up(networks: FlashVsrNetworks) -> None:
     """Runs the smallest picture: kernels are compiled and chosen before a caller waits for them."""
     canvas, device = canvas_of(1, 1, 1), networks.prompt.device
+    _attend_once(networks)
     plan = MemoryPlan(grid=next(grids_of(canvas)), is_parked=False, device_bytes=0, host_bytes=0)
     recipe = Recipe(seed=0, sparse_ratio=2.0, local_range=11)
     restorer = Restorer(networks, plan, recipe, Span(), StageClock(device))
@@ -253,6 +250,19 @@ def warm_up(networks: FlashVsrNetworks) -> None:
         clip = torch.zeros(1, 3, num_frames, canvas.height_px, canvas.width_px).to(networks.prompt)
         noise = chunk_noise(recipe.seed, number, canvas, networks.config.latent_channels)
         restorer.push(number, clip, noise.to(networks.prompt), lambda: None)
+
+
+@torch.no_grad()
+def _attend_once(networks: FlashVsrNetworks) -> None:
+    """Attention at a usual size: its kernel is chosen by its first call, which must fill the device."""
+    config, like = networks.config, networks.prompt
+    queries, keys = (
+        torch.randn(count * WINDOW_TOKENS, config.heads, config.head_width).to(like)
+        for count in (_WARM_WINDOWS, KEPT_SLICES * _WARM_WINDOWS)
+    )
+    windows = torch.arange(KEPT_SLICES * _WARM_WINDOWS, dtype=torch.int32, device=like.device)
+    kept = (windows % 2 == 0).expand(config.heads, _WARM_WINDOWS, -1)  # about what is kept of this size
+    BACKENDS[backend_for(like.device)](queries, keys, keys, kept, windows)
 
 
 def _decoder_stream(networks: FlashVsrNetworks, recipe: Recipe) -> DecoderStream | VaeStream:

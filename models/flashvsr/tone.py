@@ -38,10 +38,8 @@ class Tone:
         codes = torch.arange(_CODES, dtype=torch.float64) / (_CODES - 1)
         self._is_hlg = color.transfer == _HLG
         self._light = None if light_of is None else light_of(codes).float().to(device)
-        self._to_709 = torch.tensor(
-            _TO_709 if color.primaries == _BT2020_PRIMARIES else torch.eye(3).tolist()
-        )
-        self._to_709 = self._to_709.to(device)
+        to_709 = torch.tensor(_TO_709) if color.primaries == _BT2020_PRIMARIES else torch.eye(3)
+        self._to_709 = to_709.to(device)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """(n, h, w, 3) uint8 to float32 of 0..1."""

@@ -17,6 +17,11 @@ class VaeStream:
         self._vae: Any = vae
         self._cache: list[Any] = [None] * _num_layers(vae)
         self._is_first = True
+        like, config = vae.post_quant_conv.weight, vae.config
+        self._mean, self._deviation = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(like)  # once: the host waits for its arrival
+            for values in (config.latents_mean, config.latents_std)
+        )
 
     @torch.no_grad()
     def push(self, latents: Tensor, _frames: Tensor) -> Tensor:
@@ -25,7 +30,8 @@ class VaeStream:
         Latents are normalised, results of -1..1. The low-quality frames, which the tiny decoder asks for, are
         not looked at.
         """
-        return torch.cat([self._next(code) for code in torch.split(self._unscaled(latents), 1, dim=2)], dim=2)
+        codes = latents * self._deviation + self._mean
+        return torch.cat([self._next(code) for code in torch.split(codes, 1, dim=2)], dim=2)
 
     def _next(self, code: Tensor) -> Tensor:
         """(1, 16, 1, h, w) to (1, 3, 1 or 4, 8 h, 8 w)."""
@@ -33,14 +39,6 @@ class VaeStream:
         code = self._vae.post_quant_conv(code)
         made: Tensor = self._vae.decoder(code, feat_cache=self._cache, feat_idx=[0], first_chunk=is_first)
         return made.clamp(-1, 1)
-
-    def _unscaled(self, latents: Tensor) -> Tensor:
-        config = self._vae.config
-        mean, deviation = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return latents * deviation + mean
 
 
 def _num_layers(vae: Any) -> int:

@@ -1,7 +1,8 @@
 """Attention over kept pairs of windows, in three ways that compute the same function.
 
-Each takes queries (S, heads, d), keys and values (L, heads, d) in window order, and `kept`
-(heads, S / 128, L / 128) bool, and gives (S, heads, d). A query window that keeps nothing gives 0.
+Each takes queries (S, heads, d), keys and values (L, heads, d) in window order, `kept` (heads, S / 128, K)
+bool and `windows` (K) int32, which says where the K windows are that may be kept: keys and values hold
+others beside them, which are never read. It gives (S, heads, d); a query window that keeps nothing gives 0.
 
 | name | how | for |
 |---|---|---|
@@ -22,13 +23,14 @@ from torch.nn import functional as F
 
 from models.networks.flashvsr_windows import WINDOW_TOKENS
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 _COPY_BYTES = 256 << 20  # what a backend may copy or spell out at once
 
 
-def masked(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+def masked(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor, windows: Tensor) -> Tensor:
     """SDPA with a mask of all tokens, head by head and some windows of queries at a time."""
     result = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+    keys, values = (_windowed(tensor)[windows.long()].flatten(0, 1) for tensor in (keys, values))
     step = max(1, _COPY_BYTES // (WINDOW_TOKENS * len(keys) * queries.element_size()))
     for head, part in _parts(kept, step):
         pairs = kept[head, part]  # (windows, K)
@@ -41,16 +43,16 @@ def masked(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tenso
     return result
 
 
-def gathered(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+def gathered(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor, windows: Tensor) -> Tensor:
     """SDPA of each query window with copies of its kept windows, padded to the longest list beside it."""
-    windows = [tensor.view(-1, WINDOW_TOKENS, *tensor.shape[1:]) for tensor in (queries, keys, values)]
-    result = torch.zeros_like(windows[0], memory_format=torch.contiguous_format)  # (Q, 128, heads, d)
-    places, counts = kept_lists(kept)
+    tensors = [_windowed(tensor) for tensor in (queries, keys, values)]
+    result = torch.zeros_like(tensors[0], memory_format=torch.contiguous_format)  # (Q, 128, heads, d)
+    places, counts = kept_lists(kept, windows)
     longest = max(1, int(counts.max()))
     window_bytes = WINDOW_TOKENS * queries.shape[-1] * queries.element_size()
     for head, part in _parts(kept, max(1, _COPY_BYTES // (2 * longest * window_bytes))):
         result[part, :, head] = _gathered_part(
-            [tensor[:, :, head] for tensor in windows], part, places[head, part], counts[head, part]
+            [tensor[:, :, head] for tensor in tensors], part, places[head, part], counts[head, part]
         )
     return result.flatten(0, 1)
 
@@ -74,27 +76,31 @@ def _gathered_part(windows: list[Tensor], part: slice, places: Tensor, counts: T
     return torch.where((counts > 0)[:, None, None], attended, 0)
 
 
-def with_triton(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+def with_triton(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor, windows: Tensor) -> Tensor:
     """The block-sparse kernel."""
     from models.networks.flashvsr_triton import attend  # noqa: PLC0415 - Triton comes with CUDA builds only
 
-    return attend(queries, keys, values, *kept_lists(kept))
+    return attend(queries, keys, values, *kept_lists(kept, windows))
 
 
-def kept_lists(kept: Tensor) -> tuple[Tensor, Tensor]:
+def kept_lists(kept: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     """`kept` as lists: places (heads, Q, K) and counts (heads, Q), int32.
 
-    A list's first `count` places hold, in the order of the windows; the rest are 0. Nothing waits for the
-    device.
+    A list's first `count` places are those of the kept windows, in the order of `windows`; the rest are the
+    first window's, which may be read. Nothing waits for the device.
     """
     num_keys = kept.shape[-1]
     order = kept.cumsum(dim=-1, dtype=torch.int32)
     spare = torch.full_like(order, num_keys)  # where places of windows that are not kept are written
     targets = torch.where(kept, order - 1, spare).long()
-    numbers = torch.arange(num_keys, dtype=torch.int32, device=kept.device).expand_as(kept)
-    places = order.new_zeros(*kept.shape[:-1], num_keys + 1)
-    places.scatter_(-1, targets, numbers)
+    places = windows[0].expand(*kept.shape[:-1], num_keys + 1).clone()
+    places.scatter_(-1, targets, windows.expand_as(kept))
     return places[..., :num_keys], order[..., -1]
+
+
+def _windowed(tokens: Tensor) -> Tensor:
+    """(n * 128, heads, d) to (n, 128, heads, d)."""
+    return tokens.view(-1, WINDOW_TOKENS, *tokens.shape[1:])
 
 
 def _parts(kept: Tensor, step: int) -> Iterator[tuple[int, slice]]:

@@ -37,3 +37,5 @@ PATCH = (1, 2, 2)  # latents of a token: frames, rows, columns
 TOKEN_SIDE_PX = 16
 LATENT_SIDE_PX = 8
 LATENT_FRAMES = 4  # frames of a latent frame
+# Values that one call of the tiny decoder's stages may give: a frame of 1408 x 768 and 128 channels.
+DECODER_CALL_VALUES = 150_000_000

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.networks.flashvsr_config import LATENT_FRAMES, LATENT_SIDE_PX, FlashVsrConfig
+from models.networks.flashvsr_config import (
+    DECODER_CALL_VALUES,
+    LATENT_FRAMES,
+    LATENT_SIDE_PX,
+    FlashVsrConfig,
+)
 
-# Values that one call of a stage may give, which bounds memory: two frames of 1408 x 768 and 128 channels.
-_CALL_VALUES = 300_000_000
 _CONDITION_CHANNELS = 3 * LATENT_FRAMES * LATENT_SIDE_PX**2
 _TRIMMED_FRAMES = LATENT_FRAMES - 1
 
@@ -40,7 +43,7 @@ class MemoryBlock(nn.Module):
 
     def forward(self, frames: Tensor, past: Tensor) -> Tensor:
         """Frames (n, C, h, w) and those one step before them, of the same shape."""
-        return F.relu(self.conv(torch.cat([frames, past], dim=1)) + frames)
+        return F.relu_(self.conv(torch.cat([frames, past], dim=1)).add_(frames))
 
 
 class Grow(nn.Module):
@@ -113,13 +116,14 @@ class TinyDecoder(nn.Module):
         """Condition and latents (n, 768 + 16, h, w) to features (n, C, h, w)."""
         latents = torch.tanh(latents / 3) * 3
         for number in _HEAD:
-            latents = F.relu(self.layer(number)(latents))
+            latents = F.relu_(self.layer(number)(latents))
         return latents
 
     def tail(self, features: Tensor) -> Tensor:
         """(n, C, H, W) to pictures (n, 3, H, W) of -1..1."""
         first, second, last = (self.layer(number) for number in _TAIL)
-        return last(F.relu(second(F.relu(first(features))))) * 2 - 1
+        pictures: Tensor = last(F.relu_(second(F.relu_(first(features)))))
+        return pictures.mul_(2).sub_(1)
 
 
 class DecoderStream:
@@ -186,4 +190,4 @@ def _conv(in_width: int, width: int, *, has_bias: bool = True) -> nn.Conv2d:
 
 def _frames_of_a_call(frames: Tensor, growth: int) -> int:
     """How many of these frames a stage may take at once that gives `growth` times as many values."""
-    return max(1, _CALL_VALUES // (growth * frames[0].numel()))
+    return max(1, DECODER_CALL_VALUES // (growth * frames[0].numel()))

@@ -33,6 +33,7 @@ from models.networks.flashvsr_attention import BACKENDS, Attention
 from models.networks.flashvsr_config import PATCH, FlashVsrConfig
 from models.networks.flashvsr_windows import (
     WINDOW_SIDE,
+    KeyArena,
     KeySlices,
     WindowGrid,
     kept_pairs,
@@ -62,6 +63,7 @@ class FlashVsrTransformer(nn.Module):
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.layers))
         self.proj_out = nn.Linear(width, config.latent_channels * math.prod(PATCH))
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, width))
+        self._prepared: _Prepared | None = None
 
     @torch.no_grad()
     def start(
@@ -76,6 +78,7 @@ class FlashVsrTransformer(nn.Module):
     ) -> TransformerStream:
         """A clip from its beginning. `prompt_embedding` is (1, 512, 4096), `backend` a name of `BACKENDS`.
 
+        What is made of the weights and the prompt is kept for further streams of the same prompt tensor.
         Raises ValueError when the size is not one of whole windows (multiples of 8 tokens).
         """
         grid = WindowGrid.of(height_tokens, width_tokens)
@@ -85,20 +88,20 @@ class FlashVsrTransformer(nn.Module):
             most=grid.most_kept(sparse_ratio),
             attention=BACKENDS[backend],
         )
+        if self._prepared is None or self._prepared.prompt is not prompt_embedding:
+            self._prepared = self._prepare(prompt_embedding)
+        arena = KeyArena(grid, self.config.layers, self.config.heads, self.config.head_width, table)
+        return TransformerStream(self, grid, arena, self._prepared, choice)
+
+    def _prepare(self, prompt_embedding: Tensor) -> _Prepared:
+        table = self.scale_shift_table
         time, time_of_blocks = self._time()
         prompt = self.condition_embedder.text_embedder(prompt_embedding.to(table))  # (1, 512, C)
-        heads, head_width = self.config.heads, self.config.head_width
         layers = [
-            _Layer(
-                cast("WanTransformerBlock", block),
-                time_of_blocks,
-                prompt,
-                KeySlices(grid, heads, head_width, table),
-            )
-            for block in self.blocks
+            _Layer.of(cast("WanTransformerBlock", block), time_of_blocks, prompt) for block in self.blocks
         ]
         shift, scale = (table.float() + time[:, None])[0]
-        return TransformerStream(self, grid, layers, choice, _Norm.at_time(scale, shift, table))
+        return _Prepared(prompt_embedding, tuple(layers), _Norm.at_time(scale, shift, table))
 
     def _time(self) -> tuple[Tensor, Tensor]:
         """Of step 1000, float32: the embedding (1, C), and what blocks add their own scales to (1, 6, C)."""
@@ -112,21 +115,21 @@ class FlashVsrTransformer(nn.Module):
 
 
 class TransformerStream:
-    """One clip's way through the transformer; holds each layer's keys and values of four slices."""
+    """One clip's way through the transformer; holds each layer's keys and values of three slices."""
 
     def __init__(
         self,
         network: FlashVsrTransformer,
         grid: WindowGrid,
-        layers: list[_Layer],
+        arena: KeyArena,
+        prepared: _Prepared,
         choice: _Choice,
-        last: _Norm,
     ) -> None:
         self._network = network
         self._grid = grid
-        self._layers = layers
+        self._prepared = prepared
+        self._slices = [KeySlices(arena) for _ in prepared.layers]
         self._choice = choice
-        self._last = last
         self._next_chunk: int | None = None
 
     @torch.no_grad()
@@ -147,9 +150,9 @@ class TransformerStream:
         frames = range(first_frame, first_frame + num_frames)
         turns = rotations(self._network.config, self._grid, frames, self._choice.neighbours.device)
         tokens = self._embedded(latents, projected)  # (S, C)
-        for layer in self._layers:
-            layer.update(tokens, turns, self._choice)
-        return self._unpatched(self._network.proj_out(self._last(tokens)))
+        for layer, slices in zip(self._prepared.layers, self._slices, strict=True):
+            layer.update(tokens, turns, slices, self._choice)
+        return self._unpatched(self._network.proj_out(self._prepared.last(tokens)))
 
     def _embedded(self, latents: Tensor, projected: Tensor) -> Tensor:
         """The patch embedding as a matrix product, and the projector's tokens, in window order: (S, C)."""
@@ -192,52 +195,74 @@ class _Norm:
         return F.layer_norm(tokens, self.weight.shape, self.weight, self.bias, _EPSILON)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One block in one stream: time and prompt worked in, and the keys that it remembers."""
+    """One block with time and prompt worked in, for all streams."""
 
-    def __init__(
-        self, block: WanTransformerBlock, time_of_blocks: Tensor, prompt: Tensor, slices: KeySlices
-    ) -> None:
-        self._block = block
-        self._slices = slices
-        table = block.scale_shift_table
+    block: WanTransformerBlock
+    before_attention: _Norm
+    before_prompt: _Norm
+    before_feed_forward: _Norm
+    gate: Tensor  # (C,)
+    inner_gate: Tensor  # (C,)
+    prompt_keys: Tensor  # (1, heads, 512, d)
+    prompt_values: Tensor  # (1, heads, 512, d)
+
+    @classmethod
+    def of(cls, block: WanTransformerBlock, time_of_blocks: Tensor, prompt: Tensor) -> _Layer:
+        """From the time (1, 6, C) in float32 and the prompt (1, 512, C)."""
+        table, attention = block.scale_shift_table, block.attn2
         shift, scale, gate, inner_shift, inner_scale, inner_gate = (table.float() + time_of_blocks)[0]
-        self._before_attention = _Norm.at_time(scale, shift, table)
-        self._before_feed_forward = _Norm.at_time(inner_scale, inner_shift, table)
-        self._gate, self._inner_gate = gate.to(table), inner_gate.to(table)  # (C,) each
-        self._before_prompt = _Norm(block.norm2.get_parameter("weight"), block.norm2.get_parameter("bias"))
-        attention = block.attn2
-        keys, values = attention.norm_k(attention.to_k(prompt)), attention.to_v(prompt)  # (1, 512, C)
-        self._prompt_keys, self._prompt_values = self._heads(keys), self._heads(values)
+        return cls(
+            block=block,
+            before_attention=_Norm.at_time(scale, shift, table),
+            before_prompt=_Norm(block.norm2.get_parameter("weight"), block.norm2.get_parameter("bias")),
+            before_feed_forward=_Norm.at_time(inner_scale, inner_shift, table),
+            gate=gate.to(table),
+            inner_gate=inner_gate.to(table),
+            prompt_keys=_in_heads(attention.norm_k(attention.to_k(prompt)), attention.heads),
+            prompt_values=_in_heads(attention.to_v(prompt), attention.heads),
+        )
 
-    def update(self, tokens: Tensor, turns: Tensor, choice: _Choice) -> None:
+    def update(self, tokens: Tensor, turns: Tensor, slices: KeySlices, choice: _Choice) -> None:
         """The whole block on tokens (S, C), in place."""
-        tokens.addcmul_(self._gate, self._attended(tokens, turns, choice))
-        for part in torch.split(tokens, self._slices.tokens):
+        tokens.addcmul_(self.gate, self._attended(tokens, turns, slices, choice))
+        for part in torch.split(tokens, slices.arena.tokens):
             part.add_(self._prompted(part))
-            part.addcmul_(self._inner_gate, self._block.ffn(self._before_feed_forward(part)))
+            part.addcmul_(self.inner_gate, self.block.ffn(self.before_feed_forward(part)))
 
-    def _attended(self, tokens: Tensor, turns: Tensor, choice: _Choice) -> Tensor:
-        attention, slices = self._block.attn1, self._slices
-        normed = self._before_attention(tokens)
+    def _attended(self, tokens: Tensor, turns: Tensor, slices: KeySlices, choice: _Choice) -> Tensor:
+        attention = self.block.attn1
+        normed = self.before_attention(tokens)
         queries = _rotated(attention.norm_q(attention.to_q(normed)), turns, attention.heads)  # (S, heads, d)
         keys = _rotated(attention.norm_k(attention.to_k(normed)), turns, attention.heads)
         slices.push(keys, attention.to_v(normed).unflatten(-1, (attention.heads, -1)))
         del keys, normed
         kept = kept_pairs(window_means(queries), slices.means, choice.neighbours, choice.most)
-        attended = choice.attention(queries, slices.keys, slices.values, kept)
+        attended = choice.attention(queries, slices.arena.keys, slices.arena.values, kept, slices.windows)
+        slices.forget()
         return attention.to_out[0](attended.flatten(1))
 
     def _prompted(self, tokens: Tensor) -> Tensor:
-        attention = self._block.attn2
-        queries = attention.norm_q(attention.to_q(self._before_prompt(tokens)))  # (S, C)
-        queries = self._heads(queries[None])  # (1, heads, S, d)
-        attended = F.scaled_dot_product_attention(queries, self._prompt_keys, self._prompt_values)
+        attention = self.block.attn2
+        queries = attention.norm_q(attention.to_q(self.before_prompt(tokens)))  # (S, C)
+        queries = _in_heads(queries[None], attention.heads)  # (1, heads, S, d)
+        attended = F.scaled_dot_product_attention(queries, self.prompt_keys, self.prompt_values)
         return attention.to_out[0](attended[0].transpose(0, 1).flatten(1))
 
-    def _heads(self, tokens: Tensor) -> Tensor:
-        """(1, n, C) to (1, heads, n, d)."""
-        return tokens.view(1, tokens.shape[1], self._block.attn2.heads, -1).transpose(1, 2)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """The network for one prompt."""
+
+    prompt: Tensor
+    layers: tuple[_Layer, ...]
+    last: _Norm
+
+
+def _in_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(1, n, C) to (1, heads, n, d)."""
+    return tokens.view(1, tokens.shape[1], heads, -1).transpose(1, 2)
 
 
 def rotations(config: FlashVsrConfig, grid: WindowGrid, frames: range, device: torch.device) -> Tensor:

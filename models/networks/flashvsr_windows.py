@@ -130,48 +130,60 @@ def kept_pairs(queries: Tensor, keys: Tensor, neighbours: Tensor, most: int) -> 
     return (shares > threshold).view(heads, len(queries), len(keys))
 
 
-class KeySlices:
-    """One layer's keys and values of the last slices, in memory taken once.
+class KeyArena:
+    """Keys and values of every layer's last slices, in memory taken once.
 
-    A slice goes where the oldest was: the order of keys changes neither attention nor the choice of pairs.
+    Between two chunks a layer needs three slices, and one place more serves all layers in turn: a layer's
+    newest slice goes there, and the place of the slice that it has then seen for the last time is free for
+    the next layer.
     """
 
-    def __init__(self, grid: WindowGrid, heads: int, head_width: int, like: Tensor) -> None:
-        self._keys = like.new_empty(KEPT_SLICES, grid.tokens, heads, head_width)
-        self._values = torch.empty_like(self._keys)
-        self._means = like.new_empty(KEPT_SLICES, grid.count, heads, head_width)
-        self._num_seen = 0
+    def __init__(self, grid: WindowGrid, layers: int, heads: int, head_width: int, like: Tensor) -> None:
+        num_places = (KEPT_SLICES - 1) * layers + 1
+        self.tokens = grid.tokens  # of one slice
+        self.keys = like.new_empty(num_places * grid.tokens, heads, head_width)
+        self.values = torch.empty_like(self.keys)
+        self.means = like.new_empty(num_places, grid.count, heads, head_width)  # of the keys
+        numbers = torch.arange(num_places * grid.count, dtype=torch.int32, device=like.device)
+        self.windows = numbers.view(num_places, grid.count)  # of each place
+        self.free = list(range(num_places))
+
+    def put(self, keys: Tensor, values: Tensor) -> int:
+        """Copies a slice (tokens, heads, d) to a free place and gives its number."""
+        place = self.free.pop()
+        rows = slice(place * self.tokens, (place + 1) * self.tokens)
+        self.keys[rows].copy_(keys)
+        self.values[rows].copy_(values)
+        self.means[place].copy_(window_means(self.keys[rows]))
+        return place
+
+
+class KeySlices:
+    """One layer's slices in an arena, the oldest first."""
+
+    def __init__(self, arena: KeyArena) -> None:
+        self.arena = arena
+        self._places: list[int] = []
 
     def push(self, keys: Tensor, values: Tensor) -> None:
-        """Takes (n * tokens, heads, d) of the next n slices; what is pushed at once must fit (n <= 4)."""
-        parts = zip(torch.split(keys, self.tokens), torch.split(values, self.tokens), strict=True)
-        for part_keys, part_values in parts:
-            place = self._num_seen % KEPT_SLICES
-            self._keys[place].copy_(part_keys)
-            self._values[place].copy_(part_values)
-            self._means[place].copy_(window_means(self._keys[place]))
-            self._num_seen += 1
+        """Takes (n * tokens, heads, d) of the next n slices; a layer holds four at most."""
+        tokens = self.arena.tokens
+        for part_keys, part_values in zip(
+            torch.split(keys, tokens), torch.split(values, tokens), strict=True
+        ):
+            self._places.append(self.arena.put(part_keys, part_values))
 
-    @property
-    def tokens(self) -> int:
-        """Of one slice."""
-        return self._keys.shape[1]
-
-    @property
-    def _held(self) -> int:
-        return min(self._num_seen, KEPT_SLICES)
-
-    @property
-    def keys(self) -> Tensor:
-        """(slices * tokens, heads, d), a view."""
-        return self._keys[: self._held].flatten(0, 1)
-
-    @property
-    def values(self) -> Tensor:
-        """(slices * tokens, heads, d), a view."""
-        return self._values[: self._held].flatten(0, 1)
+    def forget(self) -> None:
+        """Leaves the place of what the next chunk does not see to the next layer."""
+        if len(self._places) == KEPT_SLICES:
+            self.arena.free.append(self._places.pop(0))
 
     @property
     def means(self) -> Tensor:
-        """Of the keys: (slices * windows, heads, d), a view."""
-        return self._means[: self._held].flatten(0, 1)
+        """Of the keys: (slices * windows, heads, d)."""
+        return torch.cat([self.arena.means[place] for place in self._places])
+
+    @property
+    def windows(self) -> Tensor:
+        """Where the slices' windows are in the arena: (slices * windows) int32."""
+        return torch.cat([self.arena.windows[place] for place in self._places])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,20 +15,33 @@ EXACT = 1e-5
 HALF = {torch.bfloat16: 2**-7, torch.float16: 2**-10}  # of results of about 1; measured 2e-3 and 2e-4
 
 
-def inputs(heads: int, num_queries: int, num_keys: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys, values and pairs of which each is kept with even odds; the first row keeps nothing."""
+NUM_OTHERS = 2  # windows of keys that belong to another layer, and may be memory that nothing was written to
+
+
+def inputs(heads: int, num_queries: int, num_keys: int, width: int) -> tuple[Tensor, ...]:
+    """Queries, keys, values, pairs of which each is kept with even odds, and where the windows are.
+
+    The first row keeps nothing. Keys and values are out of order, and no numbers beside them.
+    """
     generator = torch.Generator().manual_seed(heads * num_keys)
     queries, keys, values = (
         torch.randn(n * WINDOW_TOKENS, heads, width, generator=generator)
-        for n in (num_queries, num_keys, num_keys)
+        for n in (num_queries, num_keys + NUM_OTHERS, num_keys + NUM_OTHERS)
     )
     kept = torch.rand(heads, num_queries, num_keys, generator=generator) < 0.5
     kept[0, 0] = False
-    return queries, keys, values, kept
+    places = torch.arange(num_keys + NUM_OTHERS).roll(-1).flip(0)
+    for tensor in (keys, values):
+        tensor.view(len(places), -1)[places[num_keys:]] = math.nan
+    return queries, keys, values, kept, places[:num_keys].int()
 
 
-def in_plain_numbers(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+def in_plain_numbers(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor, windows: Tensor) -> Tensor:
     """Softmax over the kept keys' tokens, in float64, a head and window at a time."""
+    keys, values = (
+        tensor.view(-1, WINDOW_TOKENS, *tensor.shape[1:])[windows.long()].flatten(0, 1)
+        for tensor in (keys, values)
+    )
     result = torch.zeros(queries.shape, dtype=torch.float64)
     for head, query in kept.any(dim=2).nonzero().tolist():
         rows = slice(query * WINDOW_TOKENS, (query + 1) * WINDOW_TOKENS)
@@ -54,16 +69,16 @@ def test_attention_is_softmax_over_the_kept_windows(backend: str, size: tuple[in
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("backend", PORTABLE)
 def test_attention_in_half_precision(backend: str, dtype: torch.dtype) -> None:
-    queries, keys, values, kept = inputs(2, 3, 5, 128)
-    result = BACKENDS[backend](queries.to(dtype), keys.to(dtype), values.to(dtype), kept)
+    queries, keys, values, *pairs = inputs(2, 3, 5, 128)
+    result = BACKENDS[backend](queries.to(dtype), keys.to(dtype), values.to(dtype), *pairs)
     assert result.dtype == dtype
-    assert (result - in_plain_numbers(queries, keys, values, kept)).abs().max() <= HALF[dtype] * 2
+    assert (result - in_plain_numbers(queries, keys, values, *pairs)).abs().max() <= HALF[dtype] * 2
 
 
 @pytest.mark.parametrize("backend", PORTABLE)
 def test_no_pair_at_all_gives_nothing(backend: str) -> None:
-    queries, keys, values, kept = inputs(2, 2, 3, 16)
-    assert not BACKENDS[backend](queries, keys, values, torch.zeros_like(kept)).any()
+    queries, keys, values, kept, windows = inputs(2, 2, 3, 16)
+    assert not BACKENDS[backend](queries, keys, values, torch.zeros_like(kept), windows).any()
 
 
 @pytest.mark.parametrize("backend", PORTABLE)
@@ -76,19 +91,19 @@ def test_what_may_be_copied_at_once_changes_nothing(backend: str, monkeypatch: p
 
 @pytest.mark.parametrize("backend", PORTABLE)
 def test_heads_may_lie_apart_in_memory(backend: str) -> None:
-    queries, keys, values, kept = inputs(2, 2, 3, 16)
-    apart = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in (queries, keys, values)]
-    assert torch.equal(BACKENDS[backend](*apart, kept), BACKENDS[backend](queries, keys, values, kept))
+    *tensors, kept, windows = inputs(2, 2, 3, 16)
+    apart = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in tensors]
+    assert torch.equal(BACKENDS[backend](*apart, kept, windows), BACKENDS[backend](*tensors, kept, windows))
 
 
 def test_lists_name_the_kept_windows_in_order() -> None:
-    *_, kept = inputs(3, 6, 8, 16)
+    *_, kept, windows = inputs(3, 6, 8, 16)
     kept[1, 2] = True
-    places, counts = kept_lists(kept)
+    places, counts = kept_lists(kept, windows)
     for head, query in torch.cartesian_prod(torch.arange(3), torch.arange(6)).tolist():
         named = places[head, query, : counts[head, query]]
-        assert named.tolist() == kept[head, query].nonzero().flatten().tolist()
-        assert not places[head, query, counts[head, query] :].any()
+        assert named.tolist() == windows[kept[head, query]].tolist()
+        assert (places[head, query, counts[head, query] :] == windows[0]).all()
 
 
 def test_the_kernel_is_for_gpus_that_have_triton(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_a_stream_gives_the_pictures_of_the_whole_clip_however_it_is_cut(
     call_values: int,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(flashvsr_decoder, "_CALL_VALUES", call_values)
+    monkeypatch.setattr(flashvsr_decoder, "DECODER_CALL_VALUES", call_values)
     stream = decoder.stream()
     counts = [4 * count - 3 * (number == 0) for number, count in enumerate(pushes)]
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.engine import Cancelled, InvalidInput, ModelNotReady, OutOfMemory, Resources
+from models.engine import (
+    Cancelled,
+    InvalidInput,
+    ModelNotReady,
+    OutOfMemory,
+    PermanentFailure,
+    Resources,
+)
 from models.flashvsr.engine import FlashVsrEngine
 from models.flashvsr.memory_plan import FreeBytes, pixel_bytes
 from models.media import ffmpeg_path, probe
@@ -198,8 +205,9 @@ def has_memory(engine, monkeypatch, free):
 
 def test_tiles_are_said_and_exact(engine, tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4", "180x60", 22)
-    needed_bytes = 384 * 128 * (PIXEL.cached + PIXEL.work + PIXEL.frames) / 0.9
-    has_memory(engine, monkeypatch, FreeBytes(device=int(needed_bytes * 0.95), host=1 << 40))
+    tile_px = 256 * 128
+    needed_bytes = tile_px * PIXEL.cached + PIXEL.at_work(tile_px) + 384 * 128 * PIXEL.frames
+    has_memory(engine, monkeypatch, FreeBytes(device=int(needed_bytes / 0.9 * 1.01), host=1 << 40))
     values = upscale(engine, LocalRunContext(tmp_path), source)
     assert values["tiles"] == {"count": 2, "width": 256, "height": 128, "parked": True}
     assert any(note.startswith("to fit into memory: in 2 tiles of 256x128") for note in values["notes"])
@@ -254,14 +262,22 @@ def test_out_of_memory_in_the_smallest_tile_is_a_failure(engine, tmp_path, monke
         upscale(engine, LocalRunContext(tmp_path), clip(tmp_path / "clip.mp4"))
 
 
-def test_too_large_is_refused_with_the_figure_before_anything_runs(engine, tmp_path, monkeypatch):
-    has_memory(engine, monkeypatch, FreeBytes(device=1 << 30))
-    Exhausted(monkeypatch, 1)
-    with pytest.raises(
-        InvalidInput, match=r"GiB of device memory beside the weights; 0\.9 GiB can be used"
-    ) as caught:
+@pytest.mark.parametrize(
+    ("free_gib", "kind", "text"),
+    [
+        (2, InvalidInput, r"GiB of device memory beside the weights; 1\.8 GiB can be used"),
+        (1, PermanentFailure, r"0\.9 GiB can be used: not even the smallest tile fits"),
+    ],
+    ids=["the picture", "the smallest tile"],
+)
+def test_too_large_is_refused_with_the_figure_before_anything_runs(
+    engine, tmp_path, monkeypatch, free_gib, kind, text
+):
+    has_memory(engine, monkeypatch, FreeBytes(device=free_gib << 30))
+    counter = Exhausted(monkeypatch)
+    with pytest.raises(kind, match=text):
         upscale(engine, LocalRunContext(tmp_path), clip(tmp_path / "clip.mp4", "900x720", 2))
-    assert caught.value.field == "scale"
+    assert counter.steps == 0
 
 
 def test_cancel_stops_between_chunks_and_keeps_finished_parts(engine, tmp_path, short_parts):
@@ -363,8 +379,6 @@ def test_what_is_no_video_is_refused(engine, tmp_path, name):
 
 
 def test_weights_that_are_no_numbers_fail_instead_of_making_a_black_film(tmp_path):
-    from models.engine import PermanentFailure
-
     weights = tiny_weights()
     weights["decoder"]["decoder.26.bias"].fill_(float("nan"))
     engine = loaded(save_original(tmp_path / "models", weights))

@@ -19,7 +19,7 @@ from models.flashvsr.manifest import transformer_shapes
 from models.networks import flashvsr_transformer as module
 from models.networks.flashvsr_config import FULL, FlashVsrConfig
 from models.networks.flashvsr_transformer import FlashVsrTransformer, TransformerStream, rotations
-from models.networks.flashvsr_windows import WindowGrid, kept_pairs
+from models.networks.flashvsr_windows import WINDOW_TOKENS, WindowGrid, kept_pairs
 from tests.flashvsr_tiny import TINY, seeded
 
 CPU = torch.device("cpu")
@@ -195,8 +195,12 @@ def at_once(
         return model(latents, torch.tensor([1000.0]), prompt, return_dict=False)[0]
 
 
-def everything(queries: Tensor, keys: Tensor, values: Tensor, kept: Tensor) -> Tensor:
-    """A backend that leaves nothing out."""
+def everything(queries: Tensor, keys: Tensor, values: Tensor, _kept: Tensor, windows: Tensor) -> Tensor:
+    """A backend that leaves none of its windows out."""
+    keys, values = (
+        tensor.view(-1, WINDOW_TOKENS, *tensor.shape[1:])[windows.long()].flatten(0, 1)
+        for tensor in (keys, values)
+    )
     heads_first = (tensor.transpose(0, 1)[None] for tensor in (queries, keys, values))
     return F.scaled_dot_product_attention(*heads_first)[0].transpose(0, 1).contiguous()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.networks.flashvsr_windows import (
     KEPT_SLICES,
     WINDOW_TOKENS,
+    KeyArena,
     KeySlices,
     WindowGrid,
     kept_pairs,
@@ -131,20 +132,22 @@ def test_density_at_a_ratio_of_two(size_px: tuple[int, int], density: float) -> 
     assert density_found == pytest.approx(density, abs=1e-3)
 
 
-def test_the_last_four_slices_are_remembered_in_the_same_memory() -> None:
-    grid = WindowGrid(1, 2)
-    slices = KeySlices(grid, 2, 8, torch.empty(0))
-    told = noise(10, 2, grid.tokens, 2, 8)  # (slices, keys and values, tokens, heads, d)
-    slices.push(*told[:3].transpose(0, 1).flatten(1, 2))
-    held = (slices.keys, slices.values, slices.means)
-    assert torch.equal(slices.keys, told[:3, 0].flatten(0, 1))
-    for number in range(3, 10):
-        slices.push(*told[number])
-        remembered = set(range(number - 3, number + 1))
-        for tensor, kind in ((slices.keys, 0), (slices.values, 1)):
-            parts = tensor.view(KEPT_SLICES, grid.tokens, 2, 8)
-            found = {n for n in range(10) if any(torch.equal(part, told[n, kind]) for part in parts)}
-            assert found == remembered
-        assert torch.equal(slices.means, window_means(slices.keys))
-        now = (slices.keys, slices.values, slices.means)
-        assert [tensor.data_ptr() for tensor in now] == [tensor.data_ptr() for tensor in held]
+def test_layers_remember_three_slices_and_see_four_in_memory_for_three_and_one_more() -> None:
+    grid, num_layers = WindowGrid(1, 2), 3
+    arena = KeyArena(grid, num_layers, 2, 8, torch.empty(0))
+    memory = (arena.keys, arena.values, arena.means)
+    told = noise(10, num_layers, 2, grid.tokens, 2, 8)  # (slices, layers, keys and values, tokens, heads, d)
+    layers = [KeySlices(arena) for _ in range(num_layers)]
+    seen = []
+    for chunk in ([0, 1, 2], *([number] for number in range(3, 10))):
+        seen = [*seen, *chunk][-KEPT_SLICES:]
+        for number, layer in enumerate(layers):
+            layer.push(*told[chunk, number].transpose(0, 1).flatten(1, 2))
+            places = layer.windows.long()
+            for tensor, kind in ((arena.keys, 0), (arena.values, 1)):
+                found = tensor.view(-1, WINDOW_TOKENS, 2, 8)[places].flatten(0, 1)
+                assert torch.equal(found, told[seen, number, kind].flatten(0, 1)), "the oldest first"
+            assert torch.equal(layer.means, window_means(told[seen, number, 0].flatten(0, 1)))
+            layer.forget()
+    assert all(now is then for now, then in zip((arena.keys, arena.values, arena.means), memory, strict=True))
+    assert len(arena.keys) == (3 * num_layers + 1) * grid.tokens
