@@ -32,6 +32,8 @@ from mediaray.values import TaskView, TransferCallback
 from mediaray.watching import settled
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+CALLERS_FAULT = "INVALID_PARAMS"
+"""The server's code for a failure that would only be repeated."""
 RETRY_S = 3.0
 """A person at a terminal wants to hear soon that no server answers; waiting for a task is patient."""
 
@@ -60,6 +62,8 @@ def next_step(error: MediarayError) -> str:
         return "start one with `mediaray serve`, or name yours with --url or MEDIARAY_URL"
     if isinstance(error, ApiError) and error.status in (401, 403):
         return "give your key with --key or MEDIARAY_API_KEY"
+    if isinstance(error, TaskFailed) and error.code == CALLERS_FAULT:
+        return ""
     if isinstance(error, TaskFailed | TaskCancelled):
         return f"try it again with `mediaray retry {error.task_id}`"
     if isinstance(error, WaitTimeout):
@@ -174,6 +178,7 @@ def status(context: typer.Context, task_id: TaskId, as_json: AsJson = False) -> 
 @app.command()
 def watch(context: typer.Context, task_id: TaskId, with_logs: WithLogs = False) -> None:
     """Show a live bar until the task is final. Exit code: 0 completed, 1 failed or cancelled, 2 usage."""
+    context.obj.status(task_id)  # no such task, or no server: said now, before a bar that waits patiently
     display.print_task(_watch(context.obj, task_id, with_logs))
 
 

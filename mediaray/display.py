@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
+from typing import Any
 
 from rich import progress as bars
 from rich.console import Console, RenderableType
@@ -136,10 +138,13 @@ def transfer_bars() -> Iterator[TransferCallback]:
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=err) as live:
+    with ExitStack() as stack:
+        live = bars.Progress(*columns, console=err)
         rows: dict[str, bars.TaskID] = {}
 
         def show(transfer: Transfer) -> None:
+            if not rows:
+                stack.enter_context(live)  # not before: one without bars leaves an empty line
             if transfer.name not in rows:
                 rows[transfer.name] = live.add_task(escape(transfer.name), total=transfer.total_bytes)
             live.update(rows[transfer.name], completed=transfer.done_bytes, total=transfer.total_bytes)
@@ -157,9 +162,14 @@ def print_task(view: TaskView) -> None:
     if waiting := waiting_text(view.waiting):
         out.print(escape(f"  {waiting}"))
     for key, value in (view.result or {}).items():
-        out.print(escape(f"  {key}: {value}"))
+        out.print(escape(f"  {key}: {_value_text(value)}"))
     for file in view.files:
         out.print(escape(f"  file {file.path} ({file.size_bytes} bytes)"))
+
+
+def _value_text(value: Any) -> str:
+    """A text as it is, everything else as JSON, so that it can be given to `key:=` of a submit."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def print_models(models: Sequence[ModelView]) -> None:

@@ -9,10 +9,10 @@ from httpx_sse import ServerSentEvent
 
 from mediaray.calls import Calls, task_path
 from mediaray.errors import ApiError, ServerUnavailable, TaskCancelled, TaskFailed, WaitTimeout
-from mediaray.events import EventReader, LogLines, TaskEnd, TaskEvent
+from mediaray.events import EventReader, LogLines, StatusChange, TaskEnd, TaskEvent
 from mediaray.steps import Emit, Flow, Pause, Silence, next_message, open_stream
 from mediaray.transport import FIRST_DELAY_S, Patience, delays_s, raise_for_error, with_retries
-from mediaray.values import CANCELLED, DELETED, FAILED, Progress, ProgressCallback, TaskView
+from mediaray.values import CANCELLED, DELETED, FAILED, FINAL, Progress, ProgressCallback, TaskView
 
 LONGEST_OUTAGE_S = 300.0
 """How long following without a time limit goes on trying a server that does not answer at all."""
@@ -182,8 +182,11 @@ class Following:
 
 
 def progress_of(event: TaskEvent) -> Progress | None:
-    """How far the task is after this event; None where the event does not tell."""
-    if isinstance(event, LogLines):
+    """How far the task is after this event; None where the event does not tell.
+
+    A change to a final status only repeats what was said last: the TaskEnd behind it knows.
+    """
+    if isinstance(event, LogLines) or (isinstance(event, StatusChange) and event.status in FINAL):
         return None
     return event.view.progress if isinstance(event, TaskEnd) else event.progress
 

@@ -150,6 +150,7 @@ EVENTS = [
 @pytest.mark.parametrize("words", [("watch", "t-1"), ("submit", "x.y", "--wait")], ids=["watch", "submit"])
 def test_watching_tells_the_waiting_reason_and_with_logs_the_lines(run, world, words):
     world.script("POST", "/v1/tasks", CREATED)
+    world.status("t-1", {"status": "running"})
     world.events["t-1"] = EVENTS
     plain = run(*words)
     assert plain.exit_code == 0
@@ -185,10 +186,24 @@ def test_on_a_terminal_the_bar_shows_what_the_last_event_told(event, shown) -> N
     assert all(words in screen.file.getvalue() for words in shown)
 
 
-def test_an_unknown_task_is_a_usage_error(run):
+def test_an_unknown_task_is_a_usage_error_without_a_bar(run):
     result = run("watch", "nobody")
     assert result.exit_code == 2
     assert "任务不存在" in result.stderr
+    assert "pending" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "is_offered"), [("OUT_OF_MEMORY", True), ("INVALID_PARAMS", False)], ids=["lasting", "caller's"]
+)
+def test_a_retry_is_offered_where_it_can_help(run, world, code, is_offered):
+    world.status("t-1", {"status": "failed", "result": {"error": "why", "error_code": code}})
+    assert ("mediaray retry" in run("watch", "t-1").stderr) == is_offered
+
+
+def test_nothing_is_drawn_where_no_file_moves(run, world):
+    world.script("POST", "/v1/tasks", CREATED)
+    assert run("submit", "x.y", "text=a").stderr == ""
 
 
 def test_status_shows_progress_and_can_be_json(run, world):
@@ -200,9 +215,10 @@ def test_status_shows_progress_and_can_be_json(run, world):
 
 def test_status_lists_results_and_files_in_full(run, world):
     long_text = "[长] " * 60
-    world.status("t-1", {**DONE, "result": {"text": long_text}})
+    world.status("t-1", {**DONE, "result": {"text": long_text, "cue": {"end": None, "is_song": True}}})
     output = run("status", "t-1").stdout
     assert long_text.strip() in output
+    assert 'cue: {"end": null, "is_song": true}' in output
     assert "tasks/t-1/1/out.wav (5 bytes)" in output
 
 
@@ -389,11 +405,12 @@ def test_as_a_process(url, world, tmp_path: Path) -> None:
     assert world.seen[0].json["input_data"] == {"a": "你好"}
 
 
-def test_no_server_is_one_line_with_the_next_step_and_no_traceback(monkeypatch) -> None:
+@pytest.mark.parametrize("word", ["status", "watch"])
+def test_no_server_is_one_line_with_the_next_step_and_no_traceback(word) -> None:
     with serving(World()) as url:
         pass
     environment = {**os.environ, "MEDIARAY_URL": url}
-    command = [sys.executable, "-m", "mediaray", "status", "t-1"]
+    command = [sys.executable, "-m", "mediaray", word, "t-1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert done.stdout == ""

@@ -155,6 +155,7 @@ def test_events_of_a_newer_server_are_skipped(client, world):
 
 
 def test_wait_tells_progress_from_events_with_the_interval_of_the_estimate(client, world):
+    world.events["t-1"] = [*LIFE[:-1], status("completed", 1), LIFE[-1]]
     told: list[Progress] = []
     assert client.wait("t-1", on_progress=told.append).result == {"n": 1}
     assert [(one.status, one.fraction, one.eta_low_s, one.eta_high_s) for one in told] == [
