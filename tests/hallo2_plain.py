@@ -48,7 +48,7 @@ def plain_velocity(
         row = _Row(
             time=time,
             tokens=conditions.image_tokens[index],
-            audio=conditions.audio_tokens[index],
+            audio=conditions.audio_tokens[0] * is_conditional,  # zeros after the projection
             conditions=conditions,
             portrait={name: bank[index, 0] for name, bank in features.items()} if is_conditional else None,
             earlier={name: bank[index, 1:] for name, bank in features.items()},

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from models.zoo.hallo2 import AnimateInputs
 
 SIDE_PX = 512
-_PARTS_VERSION = 1  # counts up when the same inputs give other pixels
+_PARTS_VERSION = 2  # counts up when the same inputs give other pixels
 _CLIPS_BEHIND = 2  # that may wait for the encoder
 _VOCALS_NOTE = (
     "Hallo2 was trained on clean English speech: for a song or a noisy recording, separate the voice first "

@@ -95,9 +95,9 @@ def pose_features(networks: Hallo2Networks, face_region: Tensor, *, is_guided: b
 
 
 @torch.no_grad()
-def audio_tokens(networks: Hallo2Networks, windows: Tensor, *, is_guided: bool) -> Tensor:
-    """(B, F, 32, 768) of the sound around each frame, (F, 5, 12, 768)."""
-    return guided(networks.audio_projection(windows)[None], is_guided=is_guided)
+def audio_tokens(networks: Hallo2Networks, windows: Tensor) -> Tensor:
+    """(1, F, 32, 768) of the sound around each frame, (F, 5, 12, 768)."""
+    return networks.audio_projection(windows)[None]
 
 
 @torch.no_grad()

@@ -7,13 +7,16 @@ hallo/models/attention.py at 4e38e36ab6d8e786948a5c334aafc232ef3ef23a.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.hallo2_conditions import MotionScale
 from models.networks.hallo2_config import Hallo2Config
-from models.networks.hallo2_layers import attention
+from models.networks.hallo2_layers import attend, attention, unasked
 
 _Regions = tuple[Tensor, Tensor, Tensor]
 
@@ -29,7 +32,10 @@ class AudioModule(nn.Module):
         self.proj_out = nn.Conv2d(inner, width, 1)
 
     def forward(self, frames: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
-        """Frames (N, C, h, w), their audio tokens (N, 32, 768) and masks (h*w,) to frames."""
+        """Frames (N, C, h, w) and masks (h*w,) to frames.
+
+        `audio` (up to N, 32, 768) are the tokens of the last frames; those before hear zeros.
+        """
         tokens = self.proj_in(self.norm(frames)).flatten(2).transpose(1, 2)  # (N, h*w, D)
         for block in self.transformer_blocks:
             tokens = block(tokens, audio, masks, scale)
@@ -54,20 +60,37 @@ class AudioBlock(nn.Module):
         self.ff = FeedForward(width, activation_fn="geglu")
 
     def forward(self, tokens: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
-        """Tokens (N, L, D), audio (N, 32, 768), masks (L,) each."""
-        tokens = tokens + self.attn1(self.norm1(tokens))
-        tokens = tokens + self._heard(self.norm2(tokens), audio, masks, scale)
+        """Tokens (N, L, D), audio of the last frames among them, masks (L,) each."""
+        normed = self.norm1(tokens)
+        tokens = tokens + attend(self.attn1, normed, normed)
+        tokens = tokens + self._heard(tokens, audio, masks, scale)
         return tokens + self.ff(self.norm3(tokens))
 
-    def _heard(self, query: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
-        """The regions' answers, weighted; a region's bias acts outside its mask too, as it was trained."""
+    def _heard(self, tokens: Tensor, audio: Tensor, masks: _Regions, scale: MotionScale) -> Tensor:
+        """What the sound changes, (N, L, D).
+
+        The unconditional half is given zeros, and these have one answer for all its frames.
+        """
         attentions = (self.attn2_0, self.attn2_1, self.attn2_2)
+        num_silent = len(tokens) - len(audio)
+        changes = []
+        if num_silent:
+            silence = self._weighted([unasked(attn) for attn in attentions], masks, scale)  # (L, D)
+            changes.append(silence.expand(num_silent, -1, -1))
+        if len(audio):
+            query = self.norm2(tokens[num_silent:])
+            answers = [attend(attn, query, audio) for attn in attentions]
+            changes.append(self._weighted(answers, masks, scale))
+        return torch.cat(changes)
+
+    def _weighted(self, answers: Sequence[Tensor], masks: _Regions, scale: MotionScale) -> Tensor:
+        """The regions' answers together; a region's bias acts outside its mask too, as it was trained."""
         convs = (self.zero_conv_full, self.zero_conv_face, self.zero_conv_lip)
-        answers = (
-            weight * _pointwise(conv, attend(query, encoder_hidden_states=audio) * mask[:, None])
-            for attend, conv, mask, weight in zip(attentions, convs, masks, scale, strict=True)
+        parts = (
+            weight * _pointwise(conv, answer * mask[:, None])
+            for answer, conv, mask, weight in zip(answers, convs, masks, scale, strict=True)
         )
-        return sum(answers, query.new_zeros(()))
+        return sum(parts, masks[0].new_zeros(()))
 
 
 def _pointwise(conv: nn.Conv2d, tokens: Tensor) -> Tensor:

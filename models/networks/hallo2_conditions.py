@@ -45,7 +45,7 @@ class ClipConditions:
     """
 
     image_tokens: Tensor  # (B, 4, 768)
-    audio_tokens: Tensor  # (B, F, 32, 768)
+    audio_tokens: Tensor  # (1, F, 32, 768): the last row's; the row before, if any, hears zeros
     pose_features: Tensor  # (B, 320, F or 1, h, w); 1: the same for every frame
     masks: RegionMasks
     motion_scale: MotionScale = (1.0, 1.0, 1.0)
@@ -57,10 +57,10 @@ class ClipConditions:
 
     def row(self, index: int) -> ClipConditions:
         """One of the rows alone, B = 1."""
-        one = slice(index, index + 1)
+        one, is_last = slice(index, index + 1), index == len(self.image_tokens) - 1
         return ClipConditions(
             image_tokens=self.image_tokens[one],
-            audio_tokens=self.audio_tokens[one],
+            audio_tokens=self.audio_tokens if is_last else self.audio_tokens[:0],
             pose_features=self.pose_features[one],
             masks=self.masks,
             motion_scale=self.motion_scale,

@@ -7,14 +7,13 @@ at 5fed0e6050db9e10e7379e00a73acccdbcb77e80; the frames in front: hallo/models/u
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from models.networks.hallo2_config import Hallo2Config
+from models.networks.hallo2_layers import attend
 
 
 class MotionModule(nn.Module):
@@ -83,9 +82,10 @@ class TemporalAttention(Attention):
         super().__init__(query_dim=width, heads=config.heads, dim_head=width // config.heads)
         self.pos_encoder = Positions(width, config.motion_positions)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
         """(N, T, C) to (N, T, C)."""
-        return super().forward(self.pos_encoder(hidden_states), *args, **kwargs)
+        placed = self.pos_encoder(tokens)
+        return attend(self, placed, placed)
 
 
 class Positions(nn.Module):

@@ -13,13 +13,12 @@ from typing import cast
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
-from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.hallo2_config import Hallo2Config
-from models.networks.hallo2_layers import attention
+from models.networks.hallo2_layers import attend, attention, joined, keys_and_values, queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class ReferenceAttention(nn.Module):
     def given(self, features: Tensor) -> BlockReference:
         """(B, 1 + M, L, C) of the reference UNet, portrait first, as this attention uses it."""
         portrait = features[-1:, 0]  # (1, L, C): the conditional row, the only one that is looked at
-        key, value = _heads(self._block.attn1, portrait)
+        key, value = keys_and_values(self._block.attn1, portrait)
         return BlockReference(key, value, features[:, 1:])
 
     @property
@@ -104,13 +103,13 @@ class ReferenceBlock(nn.Module):
         tokens = tokens + self._seen(self.norm1(tokens), reference, num_blind)
         # One long query per row: its frames share the tokens, so that these are projected once.
         rows = self.norm2(tokens).reshape(image_tokens.shape[0], -1, tokens.shape[2])  # (B, F*L, C)
-        tokens = tokens + self.attn2(rows, encoder_hidden_states=image_tokens).view_as(tokens)
+        tokens = tokens + attend(self.attn2, rows, image_tokens).view_as(tokens)
         return tokens + self.ff(self.norm3(tokens))
 
     def _seen(self, tokens: Tensor, reference: BlockReference, num_blind: int) -> Tensor:
         attn = self.attn1
-        query = attn.to_q(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)  # (B*F, heads, L, C / heads)
-        key, value = _heads(attn, tokens)
+        query = queries(attn, tokens)  # (B*F, heads, L, C / heads)
+        key, value = keys_and_values(attn, tokens)
         blind, sees = slice(0, num_blind), slice(num_blind, None)
         parts = []
         if num_blind:
@@ -118,15 +117,7 @@ class ReferenceBlock(nn.Module):
         if num_blind < len(tokens):
             keys, values = _beside(key[sees], reference.key), _beside(value[sees], reference.value)
             parts.append(F.scaled_dot_product_attention(query[sees], keys, values))
-        return attn.to_out[0](torch.cat(parts).transpose(1, 2).flatten(2))
-
-
-def _heads(attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (N, heads, L, C / heads) of tokens (N, L, C)."""
-    key, value = (
-        project(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2) for project in (attn.to_k, attn.to_v)
-    )
-    return key, value
+        return joined(attn, torch.cat(parts))
 
 
 def _beside(own: Tensor, portrait: Tensor) -> Tensor:

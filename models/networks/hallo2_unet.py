@@ -37,7 +37,7 @@ class Step:
     """What every layer gets in one denoising step."""
 
     time: Tensor  # (B*F, time_width)
-    audio: Tensor  # (B*F, 32, 768)
+    audio: Tensor  # (F, 32, 768) of the last F frames, or (0, 32, 768)
     conditions: ClipConditions
     reference: ReferenceFeatures
 

@@ -62,7 +62,7 @@ def conditions_of(
     region = noise(3, size[0] * 8, size[1] * 8).sigmoid()
     return ClipConditions(
         image_tokens=image_tokens(networks, noise(TINY.face_embedding_width), is_guided=is_guided),
-        audio_tokens=audio_tokens(networks, windows, is_guided=is_guided),
+        audio_tokens=audio_tokens(networks, windows),
         pose_features=pose_features(networks, region, is_guided=is_guided),
         masks=masks_of(noise, size),
         motion_scale=(0.7, 1.3, 1.1),
@@ -213,15 +213,29 @@ def test_the_bank_leaves_nothing_in_the_network(networks, noise):
 
 
 def test_unconditional_sound_is_silence_after_the_projection(networks, noise):
+    """And not what the projection makes of silence."""
     windows = noise(FRAMES, TINY.audio_window_frames, TINY.audio_layers, TINY.audio_width)
-    tokens = audio_tokens(networks, windows, is_guided=True)
+    tokens = audio_tokens(networks, windows)
     with torch.no_grad():
-        projected_silence = networks.audio_projection(torch.zeros_like(windows))
-        assert torch.equal(tokens[1], networks.audio_projection(windows))
-    assert tokens.shape == (2, FRAMES, TINY.audio_tokens, TINY.context_width)
-    assert not tokens[0].any()
-    assert projected_silence.abs().max() > 0.1  # what the row must not be
-    assert torch.equal(audio_tokens(networks, windows, is_guided=False), tokens[1:])
+        assert torch.equal(tokens[0], networks.audio_projection(windows))
+        assert networks.audio_projection(torch.zeros_like(windows)).abs().max() > 0.1
+    clip = Clip(networks, noise)
+    before = clip.velocity()
+    clip.conditions = replace(clip.conditions, audio_tokens=noise(*tokens.shape))
+    after = clip.velocity()
+    assert torch.equal(after[0], before[0])
+    assert_differs(after[1], before[1])
+
+
+@torch.no_grad()
+def test_frames_without_sound_attend_to_zeros(networks, noise):
+    module = networks.denoising_unet.down_blocks[0].audio_modules[0]
+    frames, audio = noise(2 * FRAMES, TINY.block_widths[0], 8, 8), noise(FRAMES, 3, TINY.context_width)
+    masks, scale = masks_of(noise, SQUARE).at(0), (0.7, 1.3, 1.1)
+    given = module(frames, torch.cat([torch.zeros_like(audio), audio]), masks, scale)
+    assert_same(module(frames, audio, masks, scale), given)
+    assert_same(module(frames[:FRAMES], audio[:0], masks, scale), given[:FRAMES])
+    assert_differs(given[:FRAMES], module(frames[:FRAMES], audio, masks, scale))
 
 
 def test_unconditional_place_is_zeros_after_the_locator(networks, noise):

@@ -112,7 +112,7 @@ def test_a_clip_is_what_a_plain_loop_draws(draw, networks, vae, look, windows, m
         place = look.face_box.float().repeat(3, 1, 1)
         conditions = ClipConditions(
             image_tokens=tokens,
-            audio_tokens=audio_tokens(networks, windows, is_guided=True),
+            audio_tokens=audio_tokens(networks, windows),
             pose_features=pose_features(networks, place, is_guided=True),
             masks=look.masks,
         )
