@@ -17,7 +17,7 @@ class VaeStream:
         self._vae: Any = vae
         self._cache: list[Any] = [None] * _num_layers(vae)
         self._is_first = True
-        like, config = vae.post_quant_conv.weight, vae.config
+        like, config = self._vae.post_quant_conv.weight, self._vae.config
         self._mean, self._deviation = (
             torch.tensor(values).view(1, -1, 1, 1, 1).to(like)  # once: the host waits for its arrival
             for values in (config.latents_mean, config.latents_std)
