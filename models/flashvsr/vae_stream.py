@@ -17,11 +17,7 @@ class VaeStream:
         self._vae: Any = vae
         self._cache: list[Any] = [None] * _num_layers(vae)
         self._is_first = True
-        like, config = self._vae.post_quant_conv.weight, self._vae.config
-        self._mean, self._deviation = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(like)  # once: the host waits for its arrival
-            for values in (config.latents_mean, config.latents_std)
-        )
+        self._mean, self._deviation = _scales(vae)  # once: the host waits for their arrival
 
     @torch.no_grad()
     def push(self, latents: Tensor, _frames: Tensor) -> Tensor:
@@ -44,3 +40,12 @@ class VaeStream:
 def _num_layers(vae: Any) -> int:
     """How many of the decoder's layers remember frames."""
     return sum(isinstance(part, WanCausalConv3d) for part in vae.decoder.modules())
+
+
+def _scales(vae: Any) -> tuple[Tensor, Tensor]:
+    """Of each latent channel, (1, 16, 1, 1, 1): its mean and its deviation."""
+    mean, deviation = (
+        torch.tensor(values).view(1, -1, 1, 1, 1).to(vae.post_quant_conv.weight)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, deviation
