@@ -36,7 +36,7 @@ from models.media import (
 COPIED_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
 _AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _AAC_BITS_PER_S_PER_CHANNEL = 96_000
-# Without mbtree the same frames give the same file: x264's AVX-512 code for it reads memory that nobody wrote.
+# Without mbtree the same frames give the same file: x264's AVX-512 code for it reads what nobody wrote.
 # CRF 17 then looks as 16 did with it; 18 costs an upscaled film what the network won (0.2 dB).
 _X264 = {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}
 _SWS = (

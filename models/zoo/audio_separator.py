@@ -263,8 +263,8 @@ def _windows(size: int, margin: int, shares: Mapping[QualityMode, float]) -> dic
     return {mode: Windows.of(size, share, margin) for mode, share in shares.items()}
 
 
-# Of a window. Spleeter gains nothing measurable from more (vocals SDR within 0.1 dB from 0 to 1/2), and what two
-# windows share is computed twice.
+# Of a window. Spleeter gains nothing measurable from more (vocals SDR within 0.1 dB from 0 to 1/2), and
+# what two windows share is computed twice.
 _SPLEETER_SHARES = {
     QualityMode.FAST: 0.0,
     QualityMode.DEFAULT: 1 / 64,
