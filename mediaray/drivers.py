@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
@@ -46,7 +48,14 @@ def http_options(timeout_s: float, is_loopback: bool) -> dict[str, Any]:
         "follow_redirects": True,
         # A proxy named in the environment cannot reach this machine's own loopback address.
         "trust_env": not is_loopback,
+        "verify": _certificates(not is_loopback),
     }
+
+
+@functools.cache
+def _certificates(trust_env: bool) -> ssl.SSLContext:
+    """Read once for all clients: it takes 40 ms. Loopback, too, may send a download on to TLS."""
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 class Driver:

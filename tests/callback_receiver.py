@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import queue
 import socket
@@ -13,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 HANG, CLOSE = -1, -2
+SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+"""For a server whose callbacks a test verifies."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-SERVERS = ("bad_input", "callback_faults", "disk_full", "faults", "s3_server", "seed_examples")
+SERVERS = ("bad_input", "disk_full", "faults", "s3_server", "seed_examples")
 """Modules of tests/acceptance that start servers: side by side they would slow each other."""
 LONG_FIRST = {"servers": 0, "engines": 1}
 

@@ -25,7 +25,7 @@ from cluster.store import TaskStore
 from cluster.task import Beat, Feed, LogLines, Progress, Task
 from models.catalog import CATALOG
 from tests.api_client import Server, serving
-from tests.server import free_port
+from tests.server import NO_AUTHORITIES, free_port
 
 
 class Line:
@@ -135,7 +135,9 @@ async def _listening(app: Any) -> AsyncIterator[httpx.AsyncClient]:
     running = asyncio.get_running_loop().create_task(server.serve())
     await server.is_up.wait()
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=60, verify=NO_AUTHORITIES
+        ) as http:
             yield http
     finally:
         server.should_exit = True

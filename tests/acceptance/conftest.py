@@ -1,4 +1,4 @@
-"""One server for the acceptance tests, with short leases and two replicas where a test needs a second."""
+"""The server of the tests that kill its processes: short leases, two replicas where a test needs a second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.media import ffmpeg_path
+from tests.callback_receiver import SECRET
 from tests.server import ServerProcess
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -32,6 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         ],
         lease_s=str(LEASE_S),
         show_diagnostics="true",
+        callback_allow_cidrs="127.0.0.0/8",
+        callback_secret=SECRET,
     )
     server.start()
     yield server

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import httpx
 
 from tests.acceptance.seed_documents import Block
 from tests.acceptance.seed_scene import Delivered, Ran, Scene
+from tests.server import HTTP
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -96,7 +96,7 @@ def sound_is_there(scene: Scene, task_id: str) -> None:
     record = scene.server.wait(task_id)
     assert record["status"] == "completed", record
     (file,) = record["minio_files"]
-    content = httpx.get(file["download_url"], timeout=60).raise_for_status().content
+    content = HTTP.get(file["download_url"]).raise_for_status().content
     assert (len(content), file["file_path"]) == (file["size"], record["result"]["audio_path"])
     assert abs(decoded_s(io.BytesIO(content)) - record["result"]["duration"]) < 0.1
 

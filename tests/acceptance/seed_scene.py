@@ -23,7 +23,7 @@ from PIL import Image
 
 from models.media import ffmpeg_path
 from tests.acceptance.seed_documents import Block
-from tests.server import PATIENCE_S, ServerProcess, eventually
+from tests.server import HTTP, PATIENCE_S, ServerProcess, eventually
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
@@ -100,7 +100,7 @@ class Scene:
     made: dict[str, str] = field(default_factory=dict)
 
     def call(self, method: str, path: str, **request: Any) -> httpx.Response:
-        return httpx.request(method, f"{self.server.url}{path}", timeout=60, **request)
+        return HTTP.request(method, f"{self.server.url}{path}", timeout=60, **request)
 
     def get(self, path: str) -> httpx.Response:
         return self.call("GET", path)

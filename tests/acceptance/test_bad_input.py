@@ -9,10 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.server import ServerProcess, eventually
+from tests.server import HTTP, ServerProcess, eventually
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 MIB = 1024**2
@@ -41,7 +40,7 @@ def nothing_left(server: ServerProcess) -> Iterator[None]:
     yield
     artifacts = server.data_dir / "artifacts"
     eventually(lambda: not [path for path in artifacts.rglob("*") if path.is_file()])
-    assert httpx.get(f"{server.url}/v1/tasks", timeout=60).json()["total"] == 0
+    assert HTTP.get(f"{server.url}/v1/tasks").json()["total"] == 0
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ def test_foreign_hosts_and_pages_are_refused_through_the_proxy(server: ServerPro
     assert ask(server, "GET", "/v1/tasks", host="evil.example").status == 403
     assert ask(server, "DELETE", "/v1/tasks/none", origin="https://evil.example").status == 403
     assert ask(server, "DELETE", "/v1/tasks/none", origin="http://localhost:5173").status == 404
-    assert httpx.head(f"{server.url}/readyz", timeout=60).status_code == 200
+    assert HTTP.head(f"{server.url}/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("given", ["", "find-me-1"], ids=["none", "given"])

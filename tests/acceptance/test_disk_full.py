@@ -8,10 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.server import ServerProcess
+from tests.server import HTTP, ServerProcess
 
 STORE_BYTES = 6 << 20
 FULL = "no space left on the artifact store's disk: free space in artifacts or set MEDIARAY_STORAGE_URL"
@@ -56,7 +55,7 @@ def filler(server: ServerProcess, store: Path, tmp_path: Path, video: str) -> It
     path = tmp_path / "filler"
     path.write_bytes(os.urandom(shutil.disk_usage(store).free - 65536))
     yield server.upload(path, "filler.bin")
-    httpx.delete(f"{server.url}/v1/files/filler.bin", timeout=60)
+    HTTP.delete(f"{server.url}/v1/files/filler.bin")
 
 
 def extract(server: ServerProcess, video: str, options: dict[str, int]) -> str:
@@ -95,13 +94,13 @@ def test_outputs_that_fit_one_by_one_but_not_together_are_all_taken_back(
 
 
 def test_a_full_store_refuses_in_words_and_recovers(server: ServerProcess, video: str, filler: str) -> None:
-    refused = httpx.put(f"{server.url}/v1/files/more.bin", content=bytes(1 << 20), timeout=60)
+    refused = HTTP.put(f"{server.url}/v1/files/more.bin", content=bytes(1 << 20))
     assert refused.status_code == 503, refused.text
     assert FULL in refused.json()["detail"]
     assert_failed_once(server, extract(server, video, SMALL))
     echo = server.wait(server.submit("diagnostics.echo", {"payload": "still here"}))
     assert (echo["status"], echo["result"]["payload"]) == ("completed", "still here")
-    assert httpx.delete(f"{server.url}/v1/files/{filler}", timeout=60).status_code == 200
+    assert HTTP.delete(f"{server.url}/v1/files/{filler}").status_code == 200
     done = server.wait(extract(server, video, SMALL))
     assert done["status"] == "completed", done
-    assert httpx.get(done["minio_files"][0]["download_url"], timeout=60).content[:4] == b"RIFF"
+    assert HTTP.get(done["minio_files"][0]["download_url"]).content[:4] == b"RIFF"

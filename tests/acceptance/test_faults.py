@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
+from standardwebhooks import Webhook
 
-from tests.server import ServerProcess, eventually
+from tests.callback_receiver import SECRET, Receiver, closed_port
+from tests.server import HTTP, ServerProcess, eventually
 
 REGISTRY = "ray::RegistryActor"
 INGRESS = "ray::ServeReplica:mediaray:ingress"
@@ -78,11 +79,11 @@ def test_cancel_stops_a_running_upscale(server: ServerProcess, long_video: str) 
     task_id = server.submit("flashvsr.upscale_video", {"video_path": long_video, "scale": 4.0})
     eventually(lambda: server.result(task_id)["progress"]["done"] > 2)
     replica = psutil.Process(pid_of(server.result(task_id)["execution_info"]["worker_id"]))
-    assert httpx.delete(f"{server.url}/v1/tasks/{task_id}").json()["status"] == "cancelled"
+    assert HTTP.delete(f"{server.url}/v1/tasks/{task_id}").json()["status"] == "cancelled"
     eventually(lambda: is_idle(replica))
     record = server.wait(task_id)
     assert record["status"] == "cancelled"
-    assert httpx.get(f"{server.url}/v1/tasks/{task_id}/status").json()["result"]["error_code"] == "CANCELLED"
+    assert HTTP.get(f"{server.url}/v1/tasks/{task_id}/status").json()["result"]["error_code"] == "CANCELLED"
 
 
 def test_cancel_ends_a_running_ffmpeg(server: ServerProcess, long_video: str) -> None:
@@ -92,10 +93,30 @@ def test_cancel_ends_a_running_ffmpeg(server: ServerProcess, long_video: str) ->
     server.wait(task_id, "running")
     replica = psutil.Process(pid_of(server.result(task_id)["execution_info"]["worker_id"]))
     children = eventually(lambda: replica.children(recursive=True))
-    httpx.delete(f"{server.url}/v1/tasks/{task_id}")
+    HTTP.delete(f"{server.url}/v1/tasks/{task_id}")
     assert server.wait(task_id)["status"] == "cancelled"
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
+
+
+def test_a_callback_outlives_a_killed_registry_and_arrives_once(server: ServerProcess) -> None:
+    with closed_port() as port:
+        url = f"http://127.0.0.1:{port}/hook"
+        body = {"task_name": "diagnostics.echo", "task_id": "told", "input_data": {"payload": 7}}
+        answer = HTTP.post(f"{server.url}/v1/tasks", json=body | {"callback": url})
+        assert answer.status_code == 200, answer.text
+        server.wait("told")
+        eventually(lambda: tries(server, "told") >= 1)
+        assert server.result("told")["callback_status"] == "pending"
+        server.kill(REGISTRY)
+    with Receiver(port) as receiver:
+        request = receiver.received.get(timeout=50)
+        eventually(lambda: server.result("told")["callback_status"] == "sent")
+        assert receiver.all() == []
+    told = Webhook(SECRET).verify(request.body, request.headers)
+    assert (told["task_id"], told["status"], told["result"]["payload"]) == ("told", "completed", 7)
+    assert request.headers["x-task-status"] == "completed"
+    assert server.history("told").count("callback_sent") == 1
 
 
 def test_the_whole_cluster_killed_and_restarted(server: ServerProcess) -> None:
@@ -107,6 +128,12 @@ def test_the_whole_cluster_killed_and_restarted(server: ServerProcess) -> None:
     server.start()
     assert_succeeded_once(server, tasks)
     assert not abandoned_workspaces(server)
+
+
+def tries(server: ServerProcess, task_id: str) -> int:
+    """How often a callback of the task was tried."""
+    answer = HTTP.get(f"{server.url}/v1/tasks/{task_id}/deliveries")
+    return sum(delivery["num_tries"] for delivery in answer.json()["deliveries"])
 
 
 def pid_of(worker: str) -> int:

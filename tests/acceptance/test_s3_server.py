@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
 from models.media import probe
-from tests.server import ServerProcess
+from tests.server import HTTP, ServerProcess
 
 BUCKET = "media"
 
@@ -49,7 +48,7 @@ def test_a_task_goes_from_upload_to_presigned_download(
     assert record["status"] == "completed", record
     (file,) = [file for file in record["minio_files"] if file["name"].endswith(".wav")]
     assert file["download_url"].startswith(f"{s3}/{BUCKET}/prefix/tasks/")
-    answer = httpx.get(file["download_url"])
+    answer = HTTP.get(file["download_url"])
     assert answer.status_code == 200
     (tmp_path / "out.wav").write_bytes(answer.content)
     with (tmp_path / "out.wav").open("rb") as sound:
@@ -60,7 +59,7 @@ def test_what_is_deleted_leaves_the_bucket(server: ServerProcess, samples: Path)
     key = server.upload(samples / "bigbuckbunny.mp4", "gone.mp4")
     listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="prefix/")["Contents"]
     assert any(entry["Key"].endswith("gone.mp4") for entry in listed)
-    assert httpx.delete(f"{server.url}/v1/files/{key}").status_code == 200
+    assert HTTP.delete(f"{server.url}/v1/files/{key}").status_code == 200
     listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="prefix/").get("Contents", [])
     assert not any(entry["Key"].endswith("gone.mp4") for entry in listed)
     assert list((server.data_dir).glob("artifacts/**/*.mp4")) == []

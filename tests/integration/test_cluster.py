@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from models.catalog import SERVICES_WITH_ENGINES
-from tests.server import ServerProcess, eventually, free_port
+from tests.server import HTTP, ServerProcess, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -89,7 +89,7 @@ class LocalCluster:
 
     def application(self) -> dict[str, Any]:
         """What the dashboard shows of our application; {"status": …} alone when it is not there."""
-        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=30, headers=self._auth())
+        answer = HTTP.get(f"{self.dashboard}/api/serve/applications/", timeout=30, headers=self._auth())
         applications: dict[str, Any] = answer.json()["applications"]
         return applications.get("mediaray", {"status": "ABSENT"})
 
@@ -146,7 +146,7 @@ def server(cluster: LocalCluster) -> ServerProcess:
     """The caller's side of a server that this process did not start."""
     server = ServerProcess(cluster.data_dir)
     server.url = f"http://127.0.0.1:{cluster.port}"
-    eventually(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 200)
+    eventually(lambda: HTTP.get(f"{server.url}/readyz", timeout=30).status_code == 200)
     return server
 
 
@@ -184,7 +184,7 @@ def test_our_metrics_are_in_rays_prometheus_endpoint(cluster: LocalCluster, serv
     endpoints = cluster.python(nodes)
 
     def exported() -> bool:
-        texts = "".join(httpx.get(f"http://{endpoint}/metrics", timeout=30).text for endpoint in endpoints)
+        texts = "".join(HTTP.get(f"http://{endpoint}/metrics", timeout=30).text for endpoint in endpoints)
         return all(f"ray_mediaray_{name}" in texts for name in names)
 
     eventually(exported)
@@ -218,4 +218,4 @@ def test_down_leaves_nothing_behind(cluster: LocalCluster, server: ServerProcess
     )
     assert [name for name in cluster.python(alive) if name.startswith(("Registry", "Serve"))] == []
     with pytest.raises(httpx.TransportError):
-        httpx.get(f"{server.url}/healthz")
+        HTTP.get(f"{server.url}/healthz")
