@@ -15,7 +15,6 @@ import httpx
 import httpx_sse
 import uvicorn
 
-from api.app import create_app
 from api.context import ApiContext
 from cluster.book import RegistryLimits
 from cluster.errors import RegistryUnavailable
@@ -24,7 +23,7 @@ from cluster.registry import TaskRegistry
 from cluster.store import TaskStore
 from cluster.task import Beat, Feed, LogLines, Progress, Task
 from models.catalog import CATALOG
-from tests.api_client import Server, serving
+from tests.api_client import Server, application, serving
 from tests.server import NO_AUTHORITIES, free_port
 
 
@@ -119,7 +118,7 @@ async def live_serving(folder: Path, **settings: Any) -> AsyncIterator[LiveServe
         follower.start()
         context = ApiContext(base.settings, follower, base.storage, CATALOG, base.system, base.clock)
         try:
-            async with _listening(create_app(context)) as http:
+            async with _listening(application(context)) as http:
                 yield LiveServer(base, line, context, http)
         finally:
             await follower.stop()
