@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs, starts a private server, upscales a video and extracts a sound over HTTP, stops everything.
+# Installs, starts a private server, runs a few tasks over HTTP, leaves their files in demo-output, stops everything.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install.sh server
