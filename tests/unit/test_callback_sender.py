@@ -30,6 +30,7 @@ from tests.tasks import lease_request, new_task, outcome
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
 ARTIFACT = Artifact("out.txt", "tasks/t/1/out.txt", "text/plain", 3, "0" * 64)
+UNSIGNABLE = Artifact("gone.txt", "tasks/t/1/gone.txt", "text/plain", 3, "0" * 64)
 LOOPBACK = UrlGuard([ip_network("127.0.0.0/8")])
 
 
@@ -62,6 +63,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
     def url_of(key: str) -> str:
         url_calls.append(key)
+        if key == UNSIGNABLE.key:
+            raise LookupError("no credentials")
         return f"http://server/{key}?signed={len(url_calls)}"
 
     sender = CallbackSender(registry, LOOPBACK, Signer(SECRET), url_of, clock)
@@ -105,11 +108,14 @@ async def test_payload_headers_and_signature(bench: Bench, receiver: Receiver) -
     assert request.headers["webhook-signature"] == signature(request.headers, request.body)
 
 
-async def test_a_number_that_json_has_no_word_for_is_null(bench: Bench, receiver: Receiver) -> None:
-    await bench.end(receiver.url, result={"psnr": float("inf"), "ssim": [float("nan")]})
+async def test_what_json_and_utf_8_have_no_word_for_does_not_keep_the_rest_back(
+    bench: Bench, receiver: Receiver
+) -> None:
+    await bench.end(receiver.url, result={"psnr": float("inf"), "ssim": [float("nan")], "half": "\ud800"})
     await bench.turn()
     (request,) = receiver.all()
-    assert json.loads(request.body, parse_constant=pytest.fail)["result"] == {"psnr": None, "ssim": [None]}
+    told = json.loads(request.body, parse_constant=pytest.fail)["result"]
+    assert told == {"psnr": None, "ssim": [None], "half": "?"}
 
 
 def signature(headers: dict[str, str], body: bytes) -> str:
@@ -220,10 +226,10 @@ async def test_an_address_that_has_become_private_ends_the_delivery(bench: Bench
 async def test_what_cannot_even_be_written_counts_as_a_try(
     bench: Bench, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await bench.end(receiver.url, result={"text": "\ud800"})
+    await bench.end(receiver.url, artifacts=(UNSIGNABLE,))
     delivery = await bench.turn()
     assert (delivery.status, delivery.num_tries, receiver.all()) == ("pending", 1, [])
-    assert "server error" in delivery.tries[0].error
+    assert "server error: LookupError" in delivery.tries[0].error
     assert "could not be tried" in caplog.text
 
 
