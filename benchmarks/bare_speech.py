@@ -1,7 +1,8 @@
 """The speech engines without a server: the bare library where there is one, else the bare engine call.
 
-`python -m benchmarks.bare_speech SERVICE SOUND` prints the seconds of one run, after one to warm up. Each
-runs in a process of its own, on one thread like the server's replicas.
+`python -m benchmarks.bare_speech SERVICE SOUND` runs once to warm up, then once for each line of its stdin,
+which it answers with the seconds. Each runs in a process of its own, on one thread like
+the server's replicas.
 """
 
 from __future__ import annotations
@@ -134,9 +135,11 @@ BARE: dict[str, Callable[[Path], Callable[[], Any]]] = {
 def main() -> None:
     run = BARE[sys.argv[1]](Path(sys.argv[2]))
     run()
-    started_s = time.perf_counter()
-    run()
-    print(json.dumps({"seconds": time.perf_counter() - started_s}))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started_s = time.perf_counter()
+        run()
+        print(json.dumps({"seconds": time.perf_counter() - started_s}), flush=True)
 
 
 if __name__ == "__main__":

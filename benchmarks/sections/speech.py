@@ -1,10 +1,11 @@
-"""The services that hear or speak, beside the bare library on the same sound: seconds, RTF, memory."""
+"""The services that hear or speak, beside the bare library on the same sound: seconds, RTF, memory.
+
+What else runs on its host changes a machine's speed by more than the difference sought, for minutes: both
+sides take turns, each goes first in every other round, and the ratio is the median of the rounds' own.
+"""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,10 +15,11 @@ from benchmarks.bare_speech import PORTRAIT, TEXT
 from benchmarks.clips import looped_sound
 from benchmarks.processes import MemoryWatch
 from benchmarks.report import Report, console
-from benchmarks.systems import ROOT, Place, System, start_ours
+from benchmarks.systems import Place, System, start_ours
+from benchmarks.warm_process import WarmProcess
 from mediaray import Client
 
-ROUNDS = 3
+ROUNDS = 8
 SOUND_S = 60.0
 MIN_SHARE = 0.95
 
@@ -60,7 +62,7 @@ class Figures:
 
     @property
     def share(self) -> float:
-        return median(self.bare_s) / median(self.task_s)
+        return median(bare_s / task_s for bare_s, task_s in zip(self.bare_s, self.task_s, strict=True))
 
     @property
     def row(self) -> tuple[str, ...]:
@@ -87,16 +89,25 @@ def measure_speech(place: Place, systems: list[System]) -> Report:
 
 def _measure(job: Job, place: Place, sound: Path) -> Figures:
     figures = Figures(job, [], [])
-    with start_ours(place, 0, warm=(job.service,)) as server, Client(server.url) as client:
+    log = place.folder / f"bare-{job.service}.log"
+    with (
+        start_ours(place, 0, warm=(job.service,)) as server,
+        Client(server.url) as client,
+        WarmProcess("benchmarks.bare_speech", job.service, str(sound), log=log) as bare,
+    ):
         inputs = {name: value for name, value in _inputs(client, sound).items() if name in job.takes}
         with MemoryWatch(server.process) as watch:  # not in the rounds: to look costs time, of one side only
-            _run(client, job, inputs)
+            _, result = _run(client, job, inputs)
         figures.peak_bytes = watch.peak_total_bytes
+        turns = [
+            lambda: figures.bare_s.append(float(bare.ask()["seconds"])),
+            lambda: figures.task_s.append(_run(client, job, inputs)[0]),
+        ]
         for number in range(ROUNDS):
             console.print(f"{job.service} round {number + 1}/{ROUNDS}")
-            figures.bare_s.append(_bare(job, sound))
-            seconds, result = _run(client, job, inputs)
-            figures.task_s.append(seconds)
+            for turn in turns:
+                turn()
+            turns.reverse()
     if not job.takes_sound:
         figures.sound_s = float(result["duration"])
     return figures
@@ -116,9 +127,3 @@ def _run(client: Client, job: Job, inputs: dict[str, Any]) -> tuple[float, dict[
     done = client.wait(task.id, timeout_s=900, poll_s=0.5)
     timing = client.result(task.id).timing or {}
     return float(timing["finished_at"]) - float(timing["started_at"]), done.result
-
-
-def _bare(job: Job, sound: Path) -> float:
-    command = [sys.executable, "-m", "benchmarks.bare_speech", job.service, str(sound)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])

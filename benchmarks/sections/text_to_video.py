@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 
-from benchmarks.processes import NotStarted, end_tree, tail
 from benchmarks.report import Report, console
 from benchmarks.systems import ROOT, Place, System
 from benchmarks.text_to_video_clips import TASK, Job
+from benchmarks.warm_process import WarmProcess
 from models.catalog import CATALOG
 from models.engine import EngineKind
 from models.site import Site, missing
@@ -36,37 +32,17 @@ Row = tuple[str, ...]
 Told = dict[str, Any]
 
 
-class Clips(AbstractContextManager["Clips"]):
+class Clips(WarmProcess):
     """A process of `benchmarks.text_to_video_clips` that has made its first clip. Raises NotStarted."""
 
     def __init__(self, kind: str, job: Job, folder: Path) -> None:
-        self._kind, self._folder, self._log = kind, folder, folder / f"{kind}.log"
-        command = [sys.executable, "-m", "benchmarks.text_to_video_clips", kind, job.text]
-        with self._log.open("w") as log:
-            self._process = psutil.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-            )
-        self._told("ready")
+        self._path = folder / kind
+        super().__init__("benchmarks.text_to_video_clips", kind, job.text, log=folder / f"{kind}.log")
 
     def clip(self, number: int) -> Told:
         """What the process tells of another clip, and `path`, where that lies."""
-        path = self._folder / f"{self._kind}-{number}.mp4"
-        self._process.stdin.write(f"{path}\n")
-        self._process.stdin.flush()
-        return {**json.loads(self._told("{")), "path": path}
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        end_tree(self._process)
-
-    def _told(self, begin: str) -> str:
-        """The next line that begins so; libraries may print others."""
-        for line in self._process.stdout:
-            if line.startswith(begin):
-                return str(line)
-        end_tree(self._process)
-        raise NotStarted(f"{self._kind} ended:\n{tail(self._log)}")
+        path = self._path.with_name(f"{self._path.name}-{number}.mp4")
+        return {**self.ask(str(path)), "path": path}
 
 
 @dataclass(slots=True)
