@@ -10,8 +10,10 @@ torch's own FakeTensor cannot stand in: a CPU build has no device guard for "cud
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -20,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+
+from tests.run_context import LocalRunContext
 
 DEVICE = "cuda:0"
 MEMORY_BYTES = 80 << 30
@@ -141,7 +145,10 @@ def _form(tensor: Tensor) -> Tensor:
 
 
 class _Event:
-    """Work is done as soon as it is handed out."""
+    """Work is done as soon as it is handed out, and takes no time."""
+
+    def __init__(self, *, enable_timing: bool = False) -> None:
+        """As torch's own."""
 
     def record(self) -> None:
         return None
@@ -151,6 +158,22 @@ class _Event:
 
     def synchronize(self) -> None:
         return None
+
+    def elapsed_time(self, _end: _Event) -> float:
+        return 0.0
+
+
+class WaitsNoted(LocalRunContext):
+    """`waits`: how often the host had waited for the device at each report, by stage."""
+
+    def __init__(self, root: Path, gpu: AbsentGpu) -> None:
+        super().__init__(root)
+        self.waits: dict[str, list[int]] = defaultdict(list)
+        self._gpu = gpu
+
+    def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
+        self.waits[stage].append(self._gpu.waits)
+        super().report(done, total, stage=stage, unit=unit)
 
 
 def _plain_mode() -> AbstractContextManager[object]:

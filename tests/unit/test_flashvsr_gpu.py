@@ -13,7 +13,7 @@ from models.networks.flashvsr_attention import BACKENDS, kept_lists
 from models.networks.flashvsr_transformer import rotations
 from models.video_streams import decode_video
 from models.zoo.flashvsr import UpscaleInputs
-from tests.absent_gpu import DEVICE, absent_gpu
+from tests.absent_gpu import DEVICE
 from tests.flashvsr_tiny import TINY, save_original, tiny_weights
 from tests.run_context import LocalRunContext
 from tests.unit.test_flashvsr_engine import clip, has_memory
@@ -37,35 +37,16 @@ def folders(tmp_path_factory):
     }
 
 
-class Event:
-    """Work is done as soon as it is handed out, and takes no time."""
-
-    def __init__(self, *, enable_timing=False):
-        self.has_time = enable_timing
-
-    def record(self):
-        return None
-
-    def query(self):
-        return True
-
-    def synchronize(self):
-        return None
-
-    def elapsed_time(self, _end):
-        return 0.0
-
-
 @pytest.fixture(scope="module")
-def gpu():
-    with absent_gpu() as device, pytest.MonkeyPatch.context() as patch:
+def gpu(gpu):
+    """With the kernel's launch instead of the kernel."""
+    with pytest.MonkeyPatch.context() as patch:
         table = {**BACKENDS, "triton": as_the_kernel_does}
         for module in (flashvsr_attention, flashvsr_transformer):
             patch.setattr(module, "BACKENDS", table)
         patch.setattr("models.flashvsr.pipeline.BACKENDS", table)
-        patch.setattr(torch.cuda, "Event", Event)
         patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-        yield device
+        yield gpu
 
 
 def loaded(folder):

@@ -29,7 +29,7 @@ from models.media import probe  # noqa: E402
 from models.site import Site, resources_of  # noqa: E402
 from models.video_streams import decode_video  # noqa: E402
 from models.zoo.hallo2 import AnimateInputs  # noqa: E402
-from tests.hallo2_tiny import TINY, save_tiny_folder  # noqa: E402
+from tests.hallo2_tiny import TINY  # noqa: E402
 from tests.run_context import LocalRunContext  # noqa: E402
 from tests.stores import SAMPLES  # noqa: E402
 
@@ -49,17 +49,9 @@ def resources(models_dir: Path) -> Resources:
 
 
 @pytest.fixture(scope="module")
-def models_dir(tmp_path_factory) -> Path:
-    """MEDIARAY_MODELS_DIR of an operator who put Hallo2 into it."""
-    folder = tmp_path_factory.mktemp("models")
-    save_tiny_folder(folder / "hallo2")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loaded(models_dir) -> Hallo2Engine:
+def loaded(hallo2_models_dir) -> Hallo2Engine:
     made = SPEC.make()
-    made.load(resources(models_dir))
+    made.load(resources(hallo2_models_dir))
     return made
 
 
@@ -297,8 +289,8 @@ def test_bad_inputs_are_told_by_their_field(engine, tmp_path, field, content):
         (f"{WAV2VEC_FOLDER}/model.safetensors", "wav2vec2-base-960h"),
     ],
 )
-def test_what_is_missing_is_named(models_dir, tmp_path, name, told):
-    shutil.copytree(models_dir, tmp_path, dirs_exist_ok=True)
+def test_what_is_missing_is_named(hallo2_models_dir, tmp_path, name, told):
+    shutil.copytree(hallo2_models_dir, tmp_path, dirs_exist_ok=True)
     (tmp_path / "hallo2" / name).unlink()
 
     with pytest.raises(ModelNotReady, match=told):
@@ -306,8 +298,8 @@ def test_what_is_missing_is_named(models_dir, tmp_path, name, told):
 
 
 @pytest.mark.parametrize("folder", [VAE_FOLDER, WAV2VEC_FOLDER])
-def test_a_damaged_part_is_named_when_the_engine_loads(models_dir, tmp_path, folder):
-    shutil.copytree(models_dir, tmp_path, dirs_exist_ok=True)
+def test_a_damaged_part_is_named_when_the_engine_loads(hallo2_models_dir, tmp_path, folder):
+    shutil.copytree(hallo2_models_dir, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "hallo2" / folder).glob("*.safetensors"):
         path.write_bytes(b"broken")
 

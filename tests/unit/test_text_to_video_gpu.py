@@ -5,8 +5,6 @@ What is timed or compiled there is left out: attention kernels, compiled blocks,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -17,29 +15,10 @@ from models.site import Site, resources_of  # noqa: E402 - torch first
 from models.text_to_video import engine as engine_module  # noqa: E402
 from models.text_to_video.engine import DiffusersEngine  # noqa: E402
 from models.video_streams import decode_video  # noqa: E402
-from tests.absent_gpu import DEVICE, AbsentGpu, absent_gpu  # noqa: E402
+from tests.absent_gpu import DEVICE, WaitsNoted  # noqa: E402
 from tests.run_context import LocalRunContext  # noqa: E402
 from tests.tiny_pipelines import NUM_FRAMES, save_tiny_wan  # noqa: E402
 from tests.unit.test_text_to_video_engine import FULL, STEPS, ask  # noqa: E402
-
-
-class Watched(LocalRunContext):
-    """Notes how often the host had waited for the device at each report."""
-
-    def __init__(self, root: Path, gpu: AbsentGpu) -> None:
-        super().__init__(root)
-        self.waits: dict[str, list[int]] = {"denoise": [], "decode": []}
-        self._gpu = gpu
-
-    def report(self, done: float, total: float | None = None, *, stage: str = "", unit: str = "") -> None:
-        self.waits.setdefault(stage, []).append(self._gpu.waits)
-        super().report(done, total, stage=stage, unit=unit)
-
-
-@pytest.fixture(scope="module")
-def gpu() -> Iterator[AbsentGpu]:
-    with absent_gpu() as device:
-        yield device
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +36,7 @@ def engine(gpu, tmp_path_factory) -> DiffusersEngine:
 
 
 def test_a_clip_is_drawn_there_and_no_step_waits_for_it(engine, gpu, tmp_path):
-    context = Watched(tmp_path, gpu)
+    context = WaitsNoted(tmp_path, gpu)
     values = engine.run(ask(), context).values
 
     assert len(list(decode_video(values["video_path"]))) == values["num_frames"] == NUM_FRAMES
