@@ -3,9 +3,9 @@
 # - the stats and metrics ports move from all interfaces to loopback;
 # - requests with a body carry the header that makes Serve read them with back-pressure, instead of buffering whole
 #   uploads in the replica;
-# - while the ingress restarts, HAProxy answers 502, 503 or 504, which clients try again. Ray makes each of them a
+# - HAProxy's own answers while the ingress restarts are 502, 503 and 504, which clients try again. Ray makes each a
 #   500, which looks like a defect.
-restarting='{"detail": "the server is restarting: try again, with the same task_id or Idempotency-Key if there was one"}'
+restarting='{"detail": "the server restarts or is too busy: try again, with the same task_id or Idempotency-Key if there was one"}'
 sed -i -e 's/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/' \
   -e '/^frontend http_frontend/{n;s/$/\n    http-request set-header x-request-disconnect-disabled ?1 if { method POST PUT }/}' \
   -e "s/^\( *\)errorfile \(50[234]\) .*/\1http-error status \2 content-type application\/json string '$restarting' hdr Retry-After 1/" \
