@@ -20,26 +20,21 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
 from cluster.book import RegistryLimits
-from cluster.channel import ChannelAddress, ChannelBroken, ChannelServer
+from cluster.channel import ChannelServer
 from cluster.client import RegistryFacts
 from cluster.errors import ClusterError, RegistryFault
 from cluster.registry import TaskRegistry
+from cluster.registry_address import CONNECT_S, NAME, NAMESPACE
 from cluster.retention import Sweep
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.store import TaskStore
-from cluster.task import (
-    Depth,
-)
+from cluster.task import Depth
 
-NAMESPACE = "mediaray"
-NAME = "task-registry"
 _TICK_S = 0.5
 _REPLACEMENTS = 5
 _SWEEP_EVERY_TICKS = 10
 _MAX_CONCURRENCY = 10_000
-_PATIENCE_S = 30.0
-_CONNECT_S = 10.0
 
 _HEAD_NODE = {"node:__internal_head__": 0.001}
 
@@ -198,20 +193,6 @@ def get_or_start(settings: Settings) -> Any:
     )
 
 
-async def find_registry() -> ChannelAddress:
-    """Where the running registry listens; raises ChannelBroken while there is none.
-
-    It never starts one: that is `ensure_registry`'s business, for it knows the settings of now.
-    """
-    try:
-        actor = await asyncio.to_thread(ray.get_actor, NAME, NAMESPACE)
-        async with asyncio.timeout(_CONNECT_S):
-            facts: RegistryFacts = await actor.facts.remote()
-    except (ValueError, TimeoutError, RayError) as error:
-        raise ChannelBroken(str(error)) from error
-    return facts.channel
-
-
 def ensure_registry(settings: Settings) -> RegistryFacts:
     """Start the registry, or replace one of other settings or code. Blocks until it answers.
 
@@ -233,7 +214,7 @@ def stop_registry() -> bool:
     except ValueError:
         return False
     try:
-        ray.get(actor.close.remote(), timeout=_CONNECT_S)
+        ray.get(actor.close.remote(), timeout=CONNECT_S)
     except (RayError, ClusterError) as error:
         logger.warning("the task registry did not close in peace: %s", error)
     ray.kill(actor, no_restart=True)

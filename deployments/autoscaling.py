@@ -60,7 +60,7 @@ class QueuePolicy:
 
     def _ask(self, ray: Any, target: int, now_s: float) -> None:
         """Ask for the depths, and tell what Serve aims at: callers whose task waits for a replica see it."""
-        from cluster.actors import NAME, NAMESPACE
+        from cluster.registry_address import NAME, NAMESPACE
 
         self._asked_at_s = now_s
         if self._registry is None:

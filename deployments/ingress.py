@@ -18,9 +18,9 @@ from api.edge import Edge
 from api.results import signed, url_maker
 from api.submission import Draft
 from api.views.tasks import result_view, status_view, submission_view
-from cluster.actors import find_registry
 from cluster.client import RegistryClient
 from cluster.follower import TaskFollower
+from cluster.registry_address import find_registry
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.task import Task

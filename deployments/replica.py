@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any
 
 from api.readiness import site_of
-from cluster.actors import find_registry
 from cluster.client import RegistryClient
+from cluster.registry_address import find_registry
 from cluster.settings import Settings
 from cluster.storage import open_store
 from cluster.task import Outcome, Task
