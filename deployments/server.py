@@ -77,6 +77,7 @@ def run(settings: Settings, args: AppArgs) -> int:
     """Start everything, serve until SIGINT or SIGTERM, stop everything. Returns the exit code."""
     refuse_taken_port(settings.http_host, settings.http_port)
     with _claimed_data_folder(settings), tempfile.TemporaryDirectory(prefix="mediaray-") as run_dir:
+        logger.info("starting Ray and the services, which takes a while; data in %s", settings.data_path)
         _prepare_haproxy(Path(run_dir))
         with _private_ray():
             try:
