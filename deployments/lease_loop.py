@@ -36,8 +36,8 @@ _LOG_BOUND_S = 2.0
 class Worker(Protocol):
     """What runs attempts for a lease loop."""
 
-    def prepare(self) -> None:
-        """Load what the first attempt needs. Runs on a worker thread before the first lease."""
+    async def prepare(self) -> None:
+        """Load what the first attempt needs, on a worker thread; called before the first lease."""
 
     def begin(self, task: Task) -> tuple[RunningAttempt, asyncio.Future[Outcome]]:
         """Start an attempt on a worker thread; called on the control thread's event loop."""
@@ -103,7 +103,7 @@ class LeaseLoop:
 
     async def _prepare(self) -> None:
         try:
-            await asyncio.to_thread(self._worker.prepare)
+            await self._worker.prepare()
         except Exception:  # the loop edge: the tasks that need what is missing fail with the reason
             logger.exception("prepare failed; tasks are leased all the same")
 

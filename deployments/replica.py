@@ -1,7 +1,8 @@
 """ModelReplica: one Serve replica of one service, which pulls its work from the task registry.
 
 Threads: Serve's own loop answers health checks and direct calls; the lease loop's thread leases and
-beats; worker threads, one per slot, run attempts.
+beats; worker threads, one per slot, load engines and run attempts. Those, and what they start, yield the
+cores to everything else of the server.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from deployments.serve_print import repair_print
 from deployments.stage_metrics import StageMetrics
 from deployments.workspaces import Workspaces
 from models.catalog import MODELS
+
+_WORKER_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,9 @@ class ModelReplica:
             pinned_engine=plan.engine,
             on_load_s=self._metrics.observe,
         )
-        self._pool = ThreadPoolExecutor(plan.slots, thread_name_prefix=f"{plan.service}-worker")
+        self._pool = ThreadPoolExecutor(
+            plan.slots, thread_name_prefix=f"{plan.service}-worker", initializer=_go_last
+        )
         terms = LeaseTerms(plan.service, worker, plan.slots)
         self._lease_loop = LeaseLoop(terms, lambda: RegistryClient(find_registry), self)
         self._lease_loop.start()
@@ -103,9 +108,10 @@ class ModelReplica:
         self._pool.shutdown()
         self._workspaces.close()
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Load the engines. A model that is not ready is logged; its tasks fail with the reason."""
-        for problem in self._engines.load_all():
+        loading = asyncio.get_running_loop().run_in_executor(self._pool, self._engines.load_all)
+        for problem in await loading:
             logger.warning("not ready: %s", problem)
 
     def begin(self, task: Task) -> tuple[RunningAttempt, asyncio.Future[Outcome]]:
@@ -123,6 +129,15 @@ class ModelReplica:
     def _run(self, attempt: RunningAttempt) -> Outcome:
         with self._workspaces.removed_after(attempt.workspace):
             return attempt.run(self._engines)
+
+
+def _go_last() -> None:
+    """Lower the priority of this thread and of the threads and programs that it starts.
+
+    An engine on a CPU takes every core: registry, ingress and this replica's own beats must not wait for it.
+    """
+    here = os.getpriority(os.PRIO_PROCESS, 0)  # on Linux 0 is the calling thread
+    os.setpriority(os.PRIO_PROCESS, 0, max(here, _WORKER_NICENESS))
 
 
 def _downloads(settings: Settings) -> UrlDownloads:

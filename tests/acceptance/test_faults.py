@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -86,6 +87,20 @@ def test_cancel_stops_a_running_upscale(server: ServerProcess, long_video: str) 
     assert HTTP.get(f"{server.url}/v1/tasks/{task_id}/status").json()["result"]["error_code"] == "CANCELLED"
 
 
+def test_engines_yield_to_what_answers_callers(server: ServerProcess, long_video: str) -> None:
+    task_id = server.submit("flashvsr.upscale_video", {"video_path": long_video, "scale": 4.0})
+    eventually(lambda: server.result(task_id)["progress"]["done"] > 2)
+    replica = psutil.Process(pid_of(server.result(task_id)["execution_info"]["worker_id"]))
+    before = cpu_s_of_threads(replica)
+    eventually(lambda: server.result(task_id)["progress"]["done"] > 12)
+    after = cpu_s_of_threads(replica)
+    HTTP.delete(f"{server.url}/v1/tasks/{task_id}")
+    busiest = max(after, key=lambda thread: after[thread] - before.get(thread, 0.0))
+    assert os.getpriority(os.PRIO_PROCESS, busiest) == 10
+    assert os.getpriority(os.PRIO_PROCESS, replica.pid) == server.process(REGISTRY).nice() == 0
+    assert server.wait(task_id)["status"] == "cancelled"
+
+
 def test_cancel_ends_a_running_ffmpeg(server: ServerProcess, long_video: str) -> None:
     task_id = server.submit(
         "ffmpeg.extract_keyframes", {"video_path": long_video, "keyframe_sample_count": 10000}
@@ -93,6 +108,7 @@ def test_cancel_ends_a_running_ffmpeg(server: ServerProcess, long_video: str) ->
     server.wait(task_id, "running")
     replica = psutil.Process(pid_of(server.result(task_id)["execution_info"]["worker_id"]))
     children = eventually(lambda: replica.children(recursive=True))
+    assert {child.nice() for child in children} == {10}
     HTTP.delete(f"{server.url}/v1/tasks/{task_id}")
     assert server.wait(task_id)["status"] == "cancelled"
     _, alive = psutil.wait_procs(children, timeout=5)
@@ -139,6 +155,10 @@ def tries(server: ServerProcess, task_id: str) -> int:
 def pid_of(worker: str) -> int:
     """A worker id is service-host-pid-random."""
     return int(worker.split("-")[-2])
+
+
+def cpu_s_of_threads(process: psutil.Process) -> dict[int, float]:
+    return {thread.id: thread.user_time + thread.system_time for thread in process.threads()}
 
 
 def is_idle(process: psutil.Process) -> bool:

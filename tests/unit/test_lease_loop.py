@@ -101,7 +101,7 @@ class Workshop:
         self.begun: asyncio.Queue[Key] = asyncio.Queue()
         self.problem: Exception | None = None
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         if self.problem is not None:
             raise self.problem
 
