@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,6 +271,7 @@ def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) ->
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.ingress.stop - 1),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": tempfile.gettempdir(),
         # Callers write X-Forwarded-For and -Proto themselves: uvicorn must believe nobody's.
         "FORWARDED_ALLOW_IPS": "",
         # Ray's own 15 lets anything else on the machine go first, also in front of the registry.
@@ -286,6 +288,8 @@ def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) ->
         defaults["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # for this server alone
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # Ray ends its processes without giving them time to remove their temporary files.
+    os.environ["TMPDIR"] = str(run_dir)
 
 
 def _can_keep_ray_token() -> bool:

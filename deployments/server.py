@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,6 +46,7 @@ _ROUTE_S = 20.0
 _HEALTH_CHECKS_S = 1.0  # HAProxy asks a server twice before it trusts it
 _FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_RUN_DIR_PREFIX = "mediaray-"
 _WRAPPER = Path(__file__).with_name("haproxy.sh")
 
 logger = logging.getLogger("mediaray")
@@ -76,12 +77,12 @@ def main(argv: list[str] | None = None) -> int:
 def run(settings: Settings, args: AppArgs) -> int:
     """Start everything, serve until SIGINT or SIGTERM, stop everything. Returns the exit code."""
     refuse_taken_port(settings.http_host, settings.http_port)
-    with _claimed_data_folder(settings), tempfile.TemporaryDirectory(prefix="mediaray-") as run_dir:
+    with _claimed_data_folder(settings) as run_dir:
         logger.info("starting Ray and the services, which takes a while; data in %s", settings.data_path)
-        _prepare_haproxy(Path(run_dir))
+        _prepare_haproxy(run_dir)
         with _private_ray():
             try:
-                _serve(settings, args, Path(run_dir))
+                _serve(settings, args, run_dir)
             except _ToldToStop:
                 logger.info("stopping; tasks that run now start again with the next server")
     return 0
@@ -206,8 +207,12 @@ def refuse_taken_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _claimed_data_folder(settings: Settings) -> Iterator[None]:
-    """Hold the data folder: two servers on one task database would each lease its tasks."""
+def _claimed_data_folder(settings: Settings) -> Iterator[Path]:
+    """Hold the data folder: two servers on one task database would each lease its tasks.
+
+    Gives a folder for sockets and temporary files, short of name and gone afterwards; that of a server that
+    was killed goes now.
+    """
     with _opened_server_file(settings) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,11 +221,22 @@ def _claimed_data_folder(settings: Settings) -> Iterator[None]:
                 f"another server uses the data folder {settings.data_path}: stop it with `mediaray down`, or"
                 " set MEDIARAY_DATA_DIR"
             ) from None
-        file.truncate(0)
-        json.dump({"pid": os.getpid(), "port": settings.http_port}, file)
-        file.flush()
-        yield
-        file.truncate(0)
+        _remove_run_dir_of_killed(file)
+        with tempfile.TemporaryDirectory(prefix=_RUN_DIR_PREFIX) as run_dir:
+            json.dump({"pid": os.getpid(), "port": settings.http_port, "run_dir": run_dir}, file)
+            file.flush()
+            yield Path(run_dir)
+            file.truncate(0)
+
+
+def _remove_run_dir_of_killed(file: TextIO) -> None:
+    """What the server file still tells is of a server that had no time to clean up. Empties the file."""
+    file.seek(0)
+    with suppress(json.JSONDecodeError, KeyError):
+        run_dir = Path(json.load(file)["run_dir"])
+        if run_dir.name.startswith(_RUN_DIR_PREFIX):
+            shutil.rmtree(run_dir, ignore_errors=True)
+    file.truncate(0)
 
 
 def _opened_server_file(settings: Settings) -> TextIO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -140,10 +141,18 @@ def test_the_whole_cluster_killed_and_restarted(server: ServerProcess) -> None:
     server.wait(done)
     tasks = {done: "done"} | {echo(server, number, sleep_s=2): number for number in range(6)}
     server.wait(list(tasks)[1], "running")
+    run_dir = run_dir_of(server)
     server.kill_everything()
+    assert run_dir.exists()
     server.start()
     assert_succeeded_once(server, tasks)
     assert not abandoned_workspaces(server)
+    assert not run_dir.exists()
+
+
+def run_dir_of(server: ServerProcess) -> Path:
+    """Where the server keeps its sockets and temporary files."""
+    return Path(json.loads((server.data_dir / "server.json").read_text())["run_dir"])
 
 
 def tries(server: ServerProcess, task_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -72,6 +73,26 @@ def test_the_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
         second = server._claimed_data_folder(settings)
         with pytest.raises(server.CannotStart, match="another server uses the data folder"):
             second.__enter__()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pid": 1}'], ids=["empty", "cut off", "of an earlier version"])
+def test_any_server_file_of_a_killed_server_can_be_taken_over(tmp_path: Path, text: str) -> None:
+    settings = Settings(data_dir=tmp_path)
+    (tmp_path / "server.json").write_text(text)
+    with server._claimed_data_folder(settings) as run_dir:
+        told = json.loads((tmp_path / "server.json").read_text())
+        assert (told["pid"], told["run_dir"]) == (os.getpid(), str(run_dir))
+    assert not run_dir.exists()
+    assert (tmp_path / "server.json").read_text() == ""
+
+
+def test_only_a_servers_own_folder_is_removed_after_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "mediaray-old").mkdir()
+    (tmp_path / "photos").mkdir()
+    for name in ("mediaray-old", "photos"):
+        (tmp_path / "server.json").write_text(json.dumps({"run_dir": str(tmp_path / name)}))
+        with server._claimed_data_folder(Settings(data_dir=tmp_path)):
+            assert (tmp_path / name).exists() == (name == "photos")
 
 
 def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
