@@ -232,7 +232,7 @@ class RunningAttempt(RunContext):
         with self._stage("run"), self._in_engine():
             result = loaded.engine.run(inputs, self)
         self.check()
-        values = self._public(result, loaded) | {"engine": dict(result.engine or loaded.spec.label)}
+        values = self._public(result, loaded) | {"engine": loaded.label_of(result)}
         return self._outcome(OutcomeKind.SUCCEEDED, artifacts=self._publish(), result=values)
 
     def _move(self) -> None:

@@ -69,8 +69,7 @@ def run_directly(
         local = _written(files, loaded.model.inputs, inputs, workspace)
         result = _run(loaded, inputs | local, context)
         return {
-            "result": replaced_paths(result.values, context.output_dir)
-            | {"engine": dict(result.engine or loaded.spec.label)},
+            "result": replaced_paths(result.values, context.output_dir) | {"engine": loaded.label_of(result)},
             "files": {
                 path.relative_to(context.output_dir).as_posix(): path.read_bytes()
                 for path in context.output_dir.rglob("*")

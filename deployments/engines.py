@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from models.engine import Engine, EngineSpec, ModelSpec, Resources
+from models.engine import Engine, EngineSpec, ModelSpec, Resources, Result, engine_label
 from models.errors import EngineError, ModelNotReady, PermanentFailure
 from models.site import Site, ready_engine, resources_of
 
@@ -19,6 +19,11 @@ class LoadedEngine:
     model: ModelSpec
     spec: EngineSpec
     engine: Engine
+
+    def label_of(self, result: Result) -> dict[str, str]:
+        """What callers are told of who made the result."""
+        told = engine_label(self.spec.name, self.spec.kind, self.engine.version or self.spec.version)
+        return dict(result.engine or told)
 
 
 class EngineRoom:

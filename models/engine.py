@@ -173,7 +173,12 @@ class Resources:
 
 
 class Engine(ABC):
-    """A loaded model. One instance per replica; `run` is called by one thread per slot."""
+    """A loaded model. One instance per replica; `run` is called by one thread per slot.
+
+    `version`: what it learned of itself in `load`, where its spec cannot know it.
+    """
+
+    version: str = ""
 
     def load(self, resources: Resources) -> None:  # noqa: B027 - optional
         """Read weights and warm up, once per replica, before the first `run`."""
@@ -217,11 +222,6 @@ class EngineSpec:
     gpu_memory_bytes: int = 0
     licence: str = "Apache-2.0"
     is_commercial_use_allowed: bool = True
-
-    @property
-    def label(self) -> dict[str, str]:
-        """What a result says of the engine that made it."""
-        return engine_label(self.name, self.kind, self.version)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,10 +15,11 @@ from models.engine import (
     EngineSpec,
     InvalidInput,
     PermanentFailure,
+    Resources,
     RunContext,
     TransientFailure,
 )
-from models.media import MediaInfo, ffmpeg_path, probe
+from models.media import MediaInfo, ffmpeg_path, ffmpeg_version, probe
 
 _PROGRESS_PERIOD_S = "0.2"
 _MAX_STEM_BYTES = 200  # a file name may have 255 bytes, and results add a suffix of their own
@@ -104,7 +105,14 @@ def short_stem(path: Path) -> str:
     return path.stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
 
 
-def ffmpeg_engine(make: Callable[[], Engine]) -> tuple[EngineSpec, ...]:
+class FfmpegEngine(Engine):
+    """An engine whose work the ffmpeg program does; results name the program's version."""
+
+    def load(self, _resources: Resources) -> None:
+        self.version = ffmpeg_version()
+
+
+def ffmpeg_engine(make: Callable[[], FfmpegEngine]) -> tuple[EngineSpec, ...]:
     """The engines of an ffmpeg model: the program itself, whose licence depends on its build."""
     return (
         EngineSpec(

@@ -103,7 +103,7 @@ class MediaInfo:
 def ffmpeg_path() -> str:
     """The ffmpeg program: the one on PATH if it is 5.1 or later, else the one in the imageio-ffmpeg wheel."""
     found = shutil.which("ffmpeg")
-    if found and _is_new_ffmpeg(found):
+    if found and _is_new(_version_text(found)):
         return found
     import imageio_ffmpeg  # noqa: PLC0415 - only where PATH has none
 
@@ -114,16 +114,28 @@ def ffmpeg_path() -> str:
         raise ModelNotReady(text) from error
 
 
-def _is_new_ffmpeg(program: str) -> bool:
-    """Whether it runs and is no release before 5.1; builds between releases count as new."""
-    try:
-        told = subprocess.run(  # noqa: S603 - the program that PATH names, no shell
-            [program, "-version"], capture_output=True, check=True, timeout=_FFMPEG_ANSWERS_S
-        ).stdout.decode(errors="replace")
-    except (OSError, subprocess.SubprocessError):
+def ffmpeg_version() -> str:
+    """What the ffmpeg program calls its version: a release, a distribution's build of it, or a commit."""
+    told = (_version_text(ffmpeg_path()) or "").split(maxsplit=3)
+    return told[2] if len(told) > 2 else ""
+
+
+def _is_new(told: str | None) -> bool:
+    """Whether a program that told this runs and is no release before 5.1; other builds count as new."""
+    if told is None:
         return False
     release = _FFMPEG_RELEASE.match(told)
     return release is None or (int(release[1]), int(release[2])) >= _MIN_FFMPEG
+
+
+def _version_text(program: str) -> str | None:
+    """What it says of its version; None where it does not run."""
+    try:
+        return subprocess.run(  # noqa: S603 - the program that PATH names, no shell
+            [program, "-version"], capture_output=True, check=True, timeout=_FFMPEG_ANSWERS_S
+        ).stdout.decode(errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def input_arguments(path: Path) -> tuple[str, ...]:

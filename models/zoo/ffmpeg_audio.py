@@ -17,8 +17,8 @@ from models.audio_formats import (
     check_format,
     resample_arguments,
 )
-from models.engine import Engine, InputFile, InvalidInput, MediaKind, ModelSpec, Result, RunContext
-from models.ffmpeg_run import ffmpeg_engine, probe_input, report_seconds, run_ffmpeg, short_stem
+from models.engine import InputFile, InvalidInput, MediaKind, ModelSpec, Result, RunContext
+from models.ffmpeg_run import FfmpegEngine, ffmpeg_engine, probe_input, report_seconds, run_ffmpeg, short_stem
 from models.media import AudioFacts, MediaInfo, input_arguments
 
 
@@ -39,7 +39,7 @@ class AudioInputs(BaseModel):
     )
 
 
-class AudioEngine(Engine):
+class AudioEngine(FfmpegEngine):
     """Writes `{stem}_audio.{format}`; the result tells what the written file contains."""
 
     def run(self, inputs: AudioInputs, context: RunContext) -> Result:

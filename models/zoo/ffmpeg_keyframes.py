@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.archives import write_zip
 from models.disk import disk_errors
-from models.engine import DownloadUrl, Engine, InputFile, MediaKind, ModelSpec, Result, RunContext
-from models.ffmpeg_run import ffmpeg_engine, probe_input
+from models.engine import DownloadUrl, InputFile, MediaKind, ModelSpec, Result, RunContext
+from models.ffmpeg_run import FfmpegEngine, ffmpeg_engine, probe_input
 from models.frame_images import (
     FramePlan,
     duration_of,
@@ -59,7 +59,7 @@ class KeyframeInputs(BaseModel):
     keyframe_compression_format: Literal["zip"] = Field("zip", description="Format of the archive.")
 
 
-class KeyframeEngine(Engine):
+class KeyframeEngine(FfmpegEngine):
     """Samples frames; files are named `keyframe_{milliseconds}ms.jpg`."""
 
     def run(self, inputs: KeyframeInputs, context: RunContext) -> Result:

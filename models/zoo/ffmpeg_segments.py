@@ -27,8 +27,8 @@ from models.audio_formats import (
 from models.audio_pieces import Pcm, Piece, decode_pcm, write_pieces
 from models.cues import read_cues
 from models.disk import disk_errors
-from models.engine import Engine, InputFile, InvalidInput, MediaKind, ModelSpec, Result, RunContext
-from models.ffmpeg_run import ffmpeg_engine, probe_input
+from models.engine import InputFile, InvalidInput, MediaKind, ModelSpec, Result, RunContext
+from models.ffmpeg_run import FfmpegEngine, ffmpeg_engine, probe_input
 from models.media import MediaInfo
 from models.segment_plan import SILENCE, SPEECH, Cut, Limits, Plan, Rejected, Span, plan_cuts
 from models.zoo.ffmpeg_audio import audio_facts
@@ -86,7 +86,7 @@ class SegmentInputs(BaseModel):
     )
 
 
-class SegmentEngine(Engine):
+class SegmentEngine(FfmpegEngine):
     """Cuts entries; files are named `segment_{number}_{start}-{end}ms.{format}`.
 
     total_segments counts the entries (and stretches between them); of these, failed_segments do not

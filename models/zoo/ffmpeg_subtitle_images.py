@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.archives import write_zip
 from models.engine import (
     DownloadUrl,
-    Engine,
     InputFile,
     InvalidInput,
     MediaKind,
@@ -20,7 +19,7 @@ from models.engine import (
     Result,
     RunContext,
 )
-from models.ffmpeg_run import ffmpeg_engine, probe_input
+from models.ffmpeg_run import FfmpegEngine, ffmpeg_engine, probe_input
 from models.frame_images import Box, FramePlan, duration_of, video_facts, write_frames
 from models.media import MediaInfo
 
@@ -57,7 +56,7 @@ class SubtitleImageInputs(BaseModel):
     )
 
 
-class SubtitleImageEngine(Engine):
+class SubtitleImageEngine(FfmpegEngine):
     """Crops frames; files are named `frame_{milliseconds}ms.jpg`."""
 
     def run(self, inputs: SubtitleImageInputs, context: RunContext) -> Result:

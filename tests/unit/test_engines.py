@@ -22,11 +22,12 @@ from models.engine import (
     Result,
     RunContext,
 )
-from models.media import probe
+from models.media import ffmpeg_version, probe
 from models.site import Site
 from models.span_weights import SPAN_WEIGHTS
 from models.text_to_video.shapes_weights import SHAPES_WEIGHTS
 from models.weights import locate
+from models.zoo.ffmpeg import MODELS as FFMPEG
 from models.zoo.flashvsr import MODELS, UpscaleInputs
 from tests.ffmpeg_jobs import make_video
 from tests.run_context import LocalRunContext
@@ -159,3 +160,18 @@ def test_weights_of_another_version_are_refused(models_dir: Path) -> None:
 def test_a_task_of_another_service_is_refused() -> None:
     with pytest.raises(ModelNotReady, match=r"does not serve other\.run"):
         room(model(spec("one"))).get("other.run")
+
+
+@pytest.mark.parametrize(("learned", "told"), [("", "1.0"), ("1.0.7", "1.0.7")])
+def test_a_result_names_the_version_that_its_engine_found(learned: str, told: str) -> None:
+    loaded = room(model(spec("toy", version="1.0"))).get("toy.run")
+    loaded.engine.version = learned
+    assert loaded.label_of(Result()) == {"name": "toy", "kind": "embedded", "version": told}
+    other = {"name": "rules", "kind": "embedded", "version": "2"}
+    assert loaded.label_of(Result(engine=other)) == other
+
+
+def test_results_of_ffmpeg_name_the_programs_version() -> None:
+    loaded = EngineRoom(FFMPEG, site=Site(None), device="cpu", threads=1).get("ffmpeg.extract_audio")
+    assert ffmpeg_version()
+    assert loaded.label_of(Result())["version"] == ffmpeg_version()

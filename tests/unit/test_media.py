@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from models.engine import InvalidInput
-from models.media import BT601, BT709, count_frames, ffmpeg_path, input_arguments, probe
+from models.media import BT601, BT709, count_frames, ffmpeg_path, ffmpeg_version, input_arguments, probe
 from models.video_streams import (
     ChunkWriter,
     VideoForm,
@@ -246,6 +246,7 @@ def test_an_ffmpeg_on_path_must_be_new_enough(
 ) -> None:
     program = program_on_path(f"#!/bin/sh\necho 'ffmpeg version {version} Copyright (c) FFmpeg 3.1'\n")
     assert (ffmpeg_path() == program) is is_taken
+    assert (ffmpeg_version() == version) is is_taken
     assert Path(ffmpeg_path()).is_file()
 
 
