@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
+from cluster.awake_clock import AwakeClock
 from cluster.book import RegistryLimits
 from cluster.channel import ChannelServer
 from cluster.client import RegistryFacts
@@ -54,7 +55,8 @@ class RegistryActor:
             settings.retention_s,
             settings.max_running_per_tenant,
         )
-        self._registry = TaskRegistry(self._store, time.time, limits)
+        self._awake = AwakeClock()
+        self._registry = TaskRegistry(self._store, time.time, limits, self._awake)
         self._sweep = Sweep(self._registry, open_store(settings), time.time)
         self._metrics = RegistryMetrics()
         self._operations = RegistryOperations(self._registry, self._facts)
@@ -107,6 +109,7 @@ class RegistryActor:
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_S)
+            self._awake.turn(_TICK_S)
             ticks += 1
             try:
                 await self._registry.tick()

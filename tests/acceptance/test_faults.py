@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from standardwebhooks import Webhook
 
+from tests.acceptance.conftest import LEASE_S
 from tests.callback_receiver import SECRET, Receiver, closed_port
 from tests.server import HTTP, ServerProcess, eventually
 
@@ -75,6 +77,17 @@ def test_a_replica_stopped_past_its_lease_cannot_publish(server: ServerProcess) 
     assert_succeeded_once(server, {echo(server, "more"): "more"})
     assert server.history(task_id).count("succeed") == 1
     assert server.result(task_id)["execution_info"]["worker_id"] == second
+
+
+def test_a_registry_stopped_past_all_leases_takes_no_work_from_its_replicas(server: ServerProcess) -> None:
+    task_id = echo(server, "undisturbed", sleep_s=LEASE_S + 6)
+    server.wait(task_id, "running")
+    registry = server.process(REGISTRY)
+    registry.send_signal(signal.SIGSTOP)
+    time.sleep(LEASE_S + 2)  # the standstill itself
+    registry.send_signal(signal.SIGCONT)
+    assert_succeeded_once(server, {task_id: "undisturbed"})
+    assert server.history(task_id) == ["create", "lease", "succeed"]
 
 
 def test_cancel_stops_a_running_upscale(server: ServerProcess, long_video: str) -> None:
