@@ -21,6 +21,7 @@ from models.engine import (
     PermanentFailure,
     Resources,
     TransientFailure,
+    engine_label,
 )
 from models.site import Site, ready_engine
 from tests.chat_server import chat_server, completion, edits
@@ -309,7 +310,7 @@ def test_a_file_that_rules_corrected_says_so_although_a_server_is_set(context):
         path = written(context, SRT, "a.srt")
         result = result_of("correct_subtitles", context, server=server, subtitle_path=path, provider="rules")
     rules = CATALOG["wservice.correct_subtitles"].engines[-1]
-    assert result.engine == rules.label
+    assert result.engine == engine_label(rules.name, rules.kind, rules.version)
 
 
 def test_words_for_a_cue_without_text_are_refused(context):
