@@ -248,6 +248,11 @@ class PrivatePorts:
     ingress: range
 
 
+def environment_of_start() -> dict[str, str]:
+    """A copy of this process's environment: what a server that begins anew is given again."""
+    return dict(os.environ)
+
+
 def private_ray_environment(run_dir: Path, ports: PrivatePorts, haproxy: str) -> None:
     """Set what Ray reads when a private server starts: HAProxy with files and ports of its own.
 

