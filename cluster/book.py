@@ -345,26 +345,28 @@ class TaskBook:
             if self._keys.get((task.tenant, key)) == task.id:
                 del self._keys[task.tenant, key]
 
-    def _reveal(self, batch: Changes) -> None:
+    def _reveal(self, batch: Batch) -> None:
         """After a commit: followers learn what is on disk, not what memory holds by now."""
         for committed in batch.tasks.values():
             known = self.known(committed.id)
             written = batch.created.get(committed.id) or batch.updated.get(committed.id)
-            if known is None or known is committed:
-                self._publish(committed, known, written)
+            if known is not None and known is not committed:
+                shown = self._publish(replace(committed, progress=known.progress), known, written)
             else:
-                self._publish(replace(committed, progress=known.progress), known, written)
+                shown = self._publish(committed, known, written)
+            batch.revealed[committed.id] = shown
             if committed.deliveries:
                 self.outbox.follow(committed)
         self.outbox.wake(self._now())
 
-    def _publish(self, task: Task, known: Task | None, written: Row | None = None) -> None:
-        """Tell followers; memory, which may be a change ahead, takes the version alone."""
+    def _publish(self, task: Task, known: Task | None, written: Row | None = None) -> Task:
+        """Tell followers, and return what they see; memory, maybe a change ahead, takes the version alone."""
         shown = replace(task, version=self.feed.next_version())
         self._show(shown, written)
         if known is not None:
             memory = self.live if known.id in self.live else self._ended
             memory[known.id] = shown if known is task else replace(known, version=shown.version)
+        return shown
 
     def _show(self, task: Task, written: Row | None = None) -> None:
         """Followers see the task. Ended ones that the feed forgets for it are only on disk from now on."""

@@ -17,16 +17,21 @@ from contextlib import suppress
 from cluster.changes import Changes
 from cluster.errors import RegistryUnavailable, Superseded
 from cluster.store import TaskStore
+from cluster.task import Task
 
 logger = logging.getLogger(__name__)
 
 
 class Batch(Changes):
-    """One transaction in the making; `done` resolves when it is durable. `due_at` is of the loop's clock."""
+    """One transaction in the making; `done` resolves when it is durable. `due_at` is of the loop's clock.
+
+    `revealed` is what followers were told of its tasks then.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.due_at = math.inf
+        self.revealed: dict[str, Task] = {}
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(_retrieve)
 

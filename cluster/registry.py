@@ -108,8 +108,9 @@ class TaskRegistry:
             return Submission(await self.get(existing.id), created=False)
         if len(self._book.queue(new.service)) >= self._limits.max_queued_tasks:
             raise QueueFull(_RETRY_AFTER_S)
-        await _durable(self._book.add(new))
-        return Submission(await self.get(new.id), created=True)
+        batch = self._book.add(new)
+        await _durable(batch)
+        return Submission(batch.revealed[new.id], created=True)
 
     async def get(self, task_id: str) -> Task:
         """Raises TaskNotFound, also for a deleted task."""

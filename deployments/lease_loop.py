@@ -20,6 +20,7 @@ from cluster.client import RegistryClient
 from cluster.errors import ClusterError, RegistryFault, RegistryUnavailable
 from cluster.task import Beat, LeaseRequest, Outcome, OutcomeKind, Task, Verdict
 from deployments.attempt import RunningAttempt
+from deployments.niceness import yield_cores
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,9 +69,7 @@ class LeaseLoop:
         self._slot_freed = asyncio.Event()
         self._is_draining = threading.Event()
         self._turned_s = time.monotonic()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main()), name="lease-loop", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="lease-loop", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -85,6 +84,10 @@ class LeaseLoop:
         """Lease nothing more; return when every running attempt has ended and is reported."""
         self._is_draining.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        yield_cores()
+        asyncio.run(self._main())
 
     async def _main(self) -> None:
         self._registry = self._make_registry()

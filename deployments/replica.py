@@ -1,8 +1,8 @@
 """ModelReplica: one Serve replica of one service, which pulls its work from the task registry.
 
 Threads: Serve's own loop answers health checks and direct calls; the lease loop's thread leases and
-beats; worker threads, one per slot, load engines and run attempts. Those, and what they start, yield the
-cores to everything else of the server.
+beats; worker threads, one per slot, load engines and run attempts. The latter two, and what they start,
+yield the cores to everything else of the server.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ from deployments.attempt_logs import ATTEMPT_LOGS
 from deployments.direct_call import run_directly
 from deployments.engines import EngineRoom
 from deployments.lease_loop import LeaseLoop, LeaseTerms, logger
+from deployments.niceness import yield_cores
 from deployments.serve_print import repair_print
 from deployments.stage_metrics import StageMetrics
 from deployments.workspaces import Workspaces
 from models.catalog import MODELS
-
-_WORKER_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class ModelReplica:
             on_load_s=self._metrics.observe,
         )
         self._pool = ThreadPoolExecutor(
-            plan.slots, thread_name_prefix=f"{plan.service}-worker", initializer=_go_last
+            plan.slots, thread_name_prefix=f"{plan.service}-worker", initializer=yield_cores
         )
         terms = LeaseTerms(plan.service, worker, plan.slots)
         self._lease_loop = LeaseLoop(terms, lambda: RegistryClient(find_registry), self)
@@ -129,15 +128,6 @@ class ModelReplica:
     def _run(self, attempt: RunningAttempt) -> Outcome:
         with self._workspaces.removed_after(attempt.workspace):
             return attempt.run(self._engines)
-
-
-def _go_last() -> None:
-    """Lower the priority of this thread and of the threads and programs that it starts.
-
-    An engine on a CPU takes every core: registry, ingress and this replica's own beats must not wait for it.
-    """
-    here = os.getpriority(os.PRIO_PROCESS, 0)  # on Linux 0 is the calling thread
-    os.setpriority(os.PRIO_PROCESS, 0, max(here, _WORKER_NICENESS))
 
 
 def _downloads(settings: Settings) -> UrlDownloads:

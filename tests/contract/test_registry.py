@@ -6,6 +6,7 @@ Restarts are real: a second registry opens the same database, nothing else survi
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from cluster.book import RegistryLimits
+from cluster.changes import Changes
 from cluster.errors import (
     DuplicateTask,
     IllegalStep,
@@ -550,6 +552,29 @@ async def test_a_database_that_is_away_hangs_nobody_and_loses_nothing(registry: 
     await recovered(registry)
     assert await registry.finish([outcome(running)]) == [True]
     assert (await leased(registry)).id == "waiting"
+
+
+async def test_a_submit_waits_for_no_later_change_of_its_task(registry: TaskRegistry) -> None:
+    real_apply, begun, leased_meanwhile, may_write = (
+        registry._store.apply,
+        *(threading.Event() for _ in "123"),
+    )
+
+    def apply(changes: Changes) -> None:
+        begun.set()
+        assert (leased_meanwhile if changes.created else may_write).wait(30)
+        real_apply(changes)
+
+    registry._store.apply = apply
+    submit = asyncio.create_task(registry.submit(new_task(id="t")))
+    await asyncio.to_thread(begun.wait, 30)
+    assert (await leased(registry)).status is Status.RUNNING
+    leased_meanwhile.set()
+    submission = await asyncio.wait_for(submit, 30)
+    assert (submission.task.status, submission.created) == (Status.QUEUED, True)
+    assert submission.task.version > 0
+    may_write.set()
+    assert (await registry.get("t")).status is Status.RUNNING
 
 
 async def test_a_report_repeated_to_a_restarted_registry_is_known(open_registry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -100,8 +101,10 @@ class Workshop:
         self.ended: dict[Key, asyncio.Future[Outcome]] = {}
         self.begun: asyncio.Queue[Key] = asyncio.Queue()
         self.problem: Exception | None = None
+        self.niceness: int | None = None
 
     async def prepare(self) -> None:
+        self.niceness = os.getpriority(os.PRIO_PROCESS, 0)
         if self.problem is not None:
             raise self.problem
 
@@ -305,3 +308,11 @@ async def test_an_outcome_that_cannot_be_recorded_is_a_failure(rig: Rig) -> None
     rig.worker.end("a")
     await rig.drain()
     assert rig.reports == [("a", "1-r", OutcomeKind.SUCCEEDED), ("a", "1-r", OutcomeKind.FAILED)]
+
+
+def test_the_loop_lets_the_rest_of_the_server_go_first(storage: ArtifactStore, tmp_path: Path) -> None:
+    rig = Rig(storage, tmp_path)
+    rig.loop.start()
+    rig.loop.drain()
+    assert rig.worker.niceness == 10
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 10
