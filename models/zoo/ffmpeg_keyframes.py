@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.archives import write_zip
 from models.disk import disk_errors
-from models.engine import DownloadUrl, InputFile, MediaKind, ModelSpec, Result, RunContext
+from models.engine import DownloadUrl, InputFile, InvalidInput, MediaKind, ModelSpec, Result, RunContext
 from models.ffmpeg_run import FfmpegEngine, ffmpeg_engine, probe_input
 from models.frame_images import (
     FramePlan,
@@ -23,6 +23,7 @@ from models.frame_images import (
     write_frames,
 )
 
+_MAX_FRAMES = 10_000  # each is a row of the task's record
 _SEEK_FROM_S = 8.0  # below, starting ffmpeg and decoding up to the frame costs more than one pass
 
 
@@ -37,7 +38,7 @@ class KeyframeInputs(BaseModel):
     keyframe_sample_count: int = Field(
         100,
         ge=1,
-        le=10_000,
+        le=_MAX_FRAMES,
         description="Number of frames, evenly spread over the video; a video with fewer frames gives all.",
     )
     interval: float | None = Field(
@@ -45,7 +46,8 @@ class KeyframeInputs(BaseModel):
         ge=0.01,
         le=86_400,
         allow_inf_nan=False,
-        description="Seconds between frames, from the start; takes the place of keyframe_sample_count.",
+        description="Seconds between frames, from the start; takes the place of keyframe_sample_count. "
+        f"At most {_MAX_FRAMES:,} frames of a video.",
     )
     upload_keyframes_to_minio: bool = Field(
         True,
@@ -93,12 +95,19 @@ def _sample(inputs: KeyframeInputs, context: RunContext, source: Path, folder: P
 
 
 def _spacing(inputs: KeyframeInputs, duration_s: float) -> tuple[float | None, int]:
-    """Seconds from frame to frame, and how many there are at most."""
+    """Seconds from frame to frame, and how many there are at most. Raises InvalidInput for too many."""
     if duration_s <= 0:
         return None, 1
-    if inputs.interval is not None:
-        return inputs.interval, max(1, math.ceil(duration_s / inputs.interval - 1e-6))
-    return duration_s / inputs.keyframe_sample_count, inputs.keyframe_sample_count
+    if inputs.interval is None:
+        return duration_s / inputs.keyframe_sample_count, inputs.keyframe_sample_count
+    count = max(1, math.ceil(duration_s / inputs.interval - 1e-6))
+    if count > _MAX_FRAMES:
+        raise InvalidInput(
+            f"interval: {inputs.interval:g} s would be {count:,} frames of this video of {duration_s:.0f} s; "
+            f"at most {_MAX_FRAMES:,} are made: use {duration_s / _MAX_FRAMES:.3g} s or more",
+            field="interval",
+        )
+    return inputs.interval, count
 
 
 def _write_manifest(path: Path, images: list[Path]) -> None:

@@ -126,10 +126,10 @@ def _notes(segments: tuple[Segment, ...], layout: Layout) -> list[str]:
     fast, short, moved = layout.num_fast, layout.num_short, layout.num_moved
     told = {
         "the transcript has no words: the files are empty": not layout.cues,
-        f"{fast} cues show for less time than reading them takes: the speech is faster": fast,
-        f"{short} cues show for less than 0.83 s: another follows at once": short,
-        f"{moved} cues are more than 0.25 s away from their words: people speak at once or too fast": moved,
-        f"{estimated} segments have no usable word times; theirs are shares of the segment's": estimated,
+        f"cues that show for less time than reading them takes, as the speech is faster: {fast}": fast,
+        f"cues that show for less than 0.83 s, as another follows at once: {short}": short,
+        f"cues more than 0.25 s away from their words, as people speak at once or too fast: {moved}": moved,
+        f"segments without usable word times, whose words share the segment's: {estimated}": estimated,
     }
     return [note for note, applies in told.items() if applies]
 

@@ -181,6 +181,16 @@ def test_sound_alone_has_no_frames(context):
         jobs.run("extract_keyframes", context, video_path=jobs.TALK)
 
 
+def test_an_interval_of_too_many_frames_is_refused(context, tmp_path):
+    source = jobs.make_long_video(tmp_path / "long.mp4")
+    duration_s = float(jobs.probe(source).duration_s)
+    with pytest.raises(
+        InvalidInput, match=rf"interval: 0.01 s would be .* of {duration_s:.0f} s; at most 10,000"
+    ):
+        jobs.run("extract_keyframes", context, video_path=source, interval=0.01)
+    assert not list(context.output_dir.iterdir())
+
+
 def test_a_full_disk_under_the_archive_is_said(context):
     (context.output_dir / "keyframes.zip").symlink_to("/dev/full")
     with pytest.raises(PermanentFailure, match="disk of the worker is full: No space left on device"):

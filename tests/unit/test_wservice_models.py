@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_all_six_files_hold_the_same_words_and_name_their_speakers(context):
         "SPEAKER_01": {"segments": 1, "words": 3, "duration": 1.7},
     }
     assert values["statistics"]["segments_without_word_times"] == 2
-    assert any("2 segments have no usable word times" in note for note in values["notes"])
+    assert any(re.match("segments without usable word times.*: 2$", note) for note in values["notes"])
 
 
 def test_without_diarization_nobody_is_named(context):
