@@ -137,13 +137,16 @@ def start_synced_celery(place: Place, slots: int) -> AbstractContextManager[Serv
 
 @contextmanager
 def _start_celery(place: Place, slots: int, redis_settings: Sequence[str]) -> Iterator[Server]:
-    """One prefork worker process per core (or slot), FastAPI on uvicorn."""
+    """One prefork worker process per core (or slot), FastAPI on uvicorn.
+
+    Each system logs one line per request, as it comes.
+    """
     folder, port = place.new_folder("celery"), free_port()
     python = str(place.peers_python)
     app = "benchmarks.peers.celery_app"
     concurrency = str(slots or psutil.cpu_count())
     worker = ["-m", "celery", "-A", f"{app}:celery", "worker", "-c", concurrency, "-l", "warning"]
-    web = ["-m", "uvicorn", f"{app}:app", "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    web = ["-m", "uvicorn", f"{app}:app", "--port", str(port)]
     with _redis(place, folder, redis_settings) as url:
         environment = {**os.environ, **QUIET, "REDIS_URL": url}
         with (

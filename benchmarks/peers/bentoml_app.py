@@ -7,7 +7,7 @@ import time
 import bentoml
 
 
-@bentoml.service(name="echo", traffic={"timeout": 600}, logging={"access": {"enabled": False}})
+@bentoml.service(name="echo", traffic={"timeout": 600})
 class Echo:
     @bentoml.task
     def echo(self, payload: str = "", sleep_s: float = 0.0) -> dict[str, str]:
