@@ -19,7 +19,7 @@ from benchmarks.systems import OURS, Place, Server, System
 
 ROUNDS = 3
 WARM_UP = 50
-SUBMITS = {1: 300, 16: 800}
+SUBMITS = {1: 1000, 16: 800}
 STATUSES = {1: 500, 16: 2000}
 END_TO_END = {16: 500}
 POLL_S = 0.02
