@@ -6,21 +6,18 @@ import logging
 import random
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import psutil
 import ray
 
 from cluster.settings import PrivatePorts, private_ray_environment
+from deployments.ray_watch import RayDied, RayWatch
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
-_CORE = frozenset({"raylet", "gcs_server"})
-_WATCH_S = 1.0
 _FIRST_PORT, _LAST_PORT, _PORTS_PER_SERVER = 12_000, 28_000, 50
 _WRAPPER = Path(__file__).with_name("haproxy.sh")
 
@@ -29,10 +26,6 @@ logger = logging.getLogger("mediaray")
 
 class CannotStart(Exception):
     """The server must not start; the message says why and what to do."""
-
-
-class RayDied(Exception):
-    """A process without which Ray starts nothing more; the message names it."""
 
 
 def prepare_haproxy(run_dir: Path) -> None:
@@ -53,11 +46,33 @@ def prepare_haproxy(run_dir: Path) -> None:
 
 
 @contextmanager
-def private_ray() -> Iterator[None]:
-    """A Ray cluster of our own, on loopback, gone with all its processes afterwards.
+def private_ray(watch: RayWatch) -> Iterator[None]:
+    """A Ray cluster of our own, on loopback, gone with all its processes afterwards. Raises RayDied.
 
-    Workers whose raylet has died end by themselves when the rest of Ray has gone.
+    Workers whose raylet has died end by themselves.
     """
+    is_up = False
+    death: str | None = None
+    try:
+        _start_ray()
+        is_up = True
+        watch.begin()
+        yield
+    except BaseException as broken:
+        # Whatever came of it: a call that failed, or the watch breaking off one that would wait for ever.
+        if death := watch.died():
+            raise RayDied(death) from broken
+        raise
+    finally:
+        watch.end()
+        is_whole = is_up and death is None
+        family = psutil.Process().children(recursive=True)
+        if is_whole:  # otherwise it would wait for what has died or never was
+            ray.shutdown()
+        _end(family, patience_s=_STOP_S if is_whole else 0.0)
+
+
+def _start_ray() -> None:
     ray.init(
         address="local",
         _node_ip_address="127.0.0.1",
@@ -66,17 +81,6 @@ def private_ray() -> Iterator[None]:
         log_to_driver=False,
         configure_logging=False,
     )
-    is_alive = True
-    try:
-        yield
-    except RayDied:
-        is_alive = False
-        raise
-    finally:
-        family = psutil.Process().children(recursive=True)
-        if is_alive:  # otherwise it would wait for what has died
-            ray.shutdown()
-        _end(family, patience_s=_STOP_S if is_alive else 0.0)
 
 
 def _end(processes: list[psutil.Process], patience_s: float) -> None:
@@ -84,16 +88,6 @@ def _end(processes: list[psutil.Process], patience_s: float) -> None:
     for process in alive:
         process.kill()
     psutil.wait_procs(alive, timeout=_STOP_S)
-
-
-def watch_ray() -> NoReturn:
-    """Raise RayDied when one of Ray's own processes ends: replicas would go on, and none start any more."""
-    core = {process: process.name() for process in psutil.Process().children() if process.name() in _CORE}
-    while True:
-        dead, _ = psutil.wait_procs(core, timeout=0)
-        for process in dead:
-            raise RayDied(core[process])
-        time.sleep(_WATCH_S)
 
 
 def _private_ports() -> PrivatePorts:

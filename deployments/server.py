@@ -35,21 +35,17 @@ from cluster.actors import stop_registry
 from cluster.settings import Settings, environment_of_start
 from deployments.app import APP_NAME, AppArgs, build
 from deployments.ingress import local_url
-from deployments.private_ray import CannotStart, RayDied, prepare_haproxy, private_ray, watch_ray
+from deployments.private_ray import CannotStart, prepare_haproxy, private_ray
+from deployments.ray_watch import RayDied, RayWatch
 
 _DOWN_S = 60.0
 _CONNECT_S = 5.0
 _POLL_S = 0.1
 _ROUTE_S = 20.0
 _HEALTH_CHECKS_S = 1.0  # HAProxy asks a server twice before it trusts it
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_DIR_PREFIX = "mediaray-"
 
 logger = logging.getLogger("mediaray")
-
-
-class _ToldToStop(BaseException):
-    """SIGINT or SIGTERM, raised wherever the main thread is: replicas may take for ever to start."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,28 +69,35 @@ def run(settings: Settings, args: AppArgs) -> int:
     """
     refuse_taken_port(settings.http_host, settings.http_port)
     environment = environment_of_start()
+    watch = RayWatch()
     try:
         with _claimed_data_folder(settings) as run_dir:
             logger.info("starting Ray and the services, which takes a while; data in %s", settings.data_path)
             prepare_haproxy(run_dir)
-            with private_ray():
+            with private_ray(watch):
                 _serve(settings, args, run_dir)
     except RayDied as death:
-        logger.warning("Ray's %s died: starting everything again, with every accepted task", death)
-        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell
-    except _ToldToStop:
-        return 0
+        if not watch.is_told_to_stop:
+            logger.warning("Ray's %s died: starting everything again, with every accepted task", death)
+            os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell
+    except KeyboardInterrupt:
+        if not watch.is_told_to_stop:
+            raise
+    except SystemExit as ended:
+        if ended.code != signal.SIGTERM:  # Ray's own answer to that one while it starts
+            raise
+    return 0
 
 
 def _serve(settings: Settings, args: AppArgs, run_dir: Path) -> NoReturn:
-    """Ends by _ToldToStop or RayDied."""
-    _hear_signals()
+    """Until a RayWatch breaks it off."""
     serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
     serve.run(build(args), name=APP_NAME, route_prefix="/")
     _await_direct_route(run_dir)
     logger.info("serving on http://%s:%s (docs at /docs)", settings.http_host, settings.http_port)
     _warn_of_local_urls(settings)
-    watch_ray()
+    while True:
+        signal.pause()
 
 
 def _warn_of_local_urls(settings: Settings) -> None:
@@ -102,19 +105,6 @@ def _warn_of_local_urls(settings: Settings) -> None:
     if not settings.is_loopback and not settings.public_url:
         text = "MEDIARAY_PUBLIC_URL is empty: download URLs in callbacks begin with %s"
         logger.warning(text, local_url(settings))
-
-
-def _hear_signals() -> None:
-    """Raise _ToldToStop at the first one; call after ray.init, which installs handlers of its own."""
-
-    def stop(*_: object) -> None:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # a second one must not break off the cleaning up
-        logger.info("stopping; tasks that run now start again with the next server")
-        raise _ToldToStop
-
-    for number in _STOP_SIGNALS:
-        signal.signal(number, stop)
 
 
 def down(settings: Settings) -> int:

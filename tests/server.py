@@ -47,6 +47,11 @@ class ServerProcess:
 
     def start(self) -> None:
         """Returns when the server is ready."""
+        self.launch()
+        eventually(self.is_ready)
+
+    def launch(self) -> None:
+        """Returns at once, while Ray and the services start."""
         command = [sys.executable, "-m", "deployments.server", "serve", "--port", str(self.port), *self._sets]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -56,7 +61,6 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        eventually(self.is_ready)
 
     def stop(self) -> None:
         """As a user does: SIGTERM. Asserts that no process is left."""

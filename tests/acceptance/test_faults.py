@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -180,6 +181,29 @@ def test_ray_itself_killed_starts_again(server: ServerProcess, name: str) -> Non
     eventually(server.is_ready)
     assert_succeeded_once(server, tasks)
     assert not run_dir.exists()
+
+
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server whose Ray is there and whose services are not yet."""
+    server = ServerProcess(tmp_path / "data")
+    server.launch()
+    server.process(CONTROLLER)
+    yield server
+    server.stop()
+
+
+def test_ray_itself_killed_before_the_services_are_there(starting: ServerProcess) -> None:
+    before = starting.family()
+    next(process for process in before if process.name() == "raylet").kill()
+    _, alive = psutil.wait_procs(before, timeout=60)
+    assert not alive
+    eventually(starting.is_ready)
+
+
+def test_a_server_told_to_stop_before_the_services_are_there(starting: ServerProcess) -> None:
+    starting.stop()
+    assert "Traceback" not in starting.log_path.read_text()
 
 
 def tries(server: ServerProcess, task_id: str) -> int:
