@@ -14,7 +14,7 @@ import psutil
 import ray
 
 from cluster.settings import PrivatePorts, private_ray_environment
-from deployments.ray_watch import RayDied, RayWatch
+from deployments.ray_watch import RayWatch, end_processes
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 _STOP_S = 15.0
@@ -47,29 +47,28 @@ def prepare_haproxy(run_dir: Path) -> None:
 
 @contextmanager
 def private_ray(watch: RayWatch) -> Iterator[None]:
-    """A Ray cluster of our own, on loopback, gone with all its processes afterwards. Raises RayDied.
+    """A Ray cluster of our own, on loopback, gone with all its processes afterwards.
 
-    Workers whose raylet has died end by themselves.
+    Where Ray itself dies this process begins anew.
     """
-    is_up = False
-    death: str | None = None
+    is_whole = False
     try:
         _start_ray()
-        is_up = True
+        is_whole = True
         watch.begin()
         yield
-    except BaseException as broken:
-        # Whatever came of it: a call that failed, or the watch breaking off one that would wait for ever.
-        if death := watch.died():
-            raise RayDied(death) from broken
+    except BaseException:
+        dead = watch.died()
+        if dead and not watch.is_told_to_stop:
+            watch.begin_anew(dead)
+        is_whole = is_whole and dead is None
         raise
     finally:
         watch.end()
-        is_whole = is_up and death is None
         family = psutil.Process().children(recursive=True)
         if is_whole:  # otherwise it would wait for what has died or never was
             ray.shutdown()
-        _end(family, patience_s=_STOP_S if is_whole else 0.0)
+        end_processes(family, patience_s=_STOP_S if is_whole else 0.0)
 
 
 def _start_ray() -> None:
@@ -81,13 +80,6 @@ def _start_ray() -> None:
         log_to_driver=False,
         configure_logging=False,
     )
-
-
-def _end(processes: list[psutil.Process], patience_s: float) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=patience_s)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=_STOP_S)
 
 
 def _private_ports() -> PrivatePorts:

@@ -5,46 +5,44 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 
+from cluster.settings import environment_of_start
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_RAY_DIED = signal.SIGUSR1
 _CORE = frozenset({"raylet", "gcs_server"})
 _WATCH_S = 1.0
+_STOP_S = 15.0
 
 logger = logging.getLogger("mediaray")
 
 
-class RayDied(Exception):
-    """A process without which Ray starts nothing more; the message names it."""
-
-
 class RayWatch:
-    """Breaks the main thread off, wherever it is, by KeyboardInterrupt: no other exception gets through Ray.
-
-    Once: nothing breaks off the cleaning up that follows. Replicas may take for ever to start, and where Ray
-    itself has died they do.
-    """
+    """Make it before anything changes the environment: with that one the process begins anew."""
 
     def __init__(self) -> None:
         self.is_told_to_stop = False
+        self._environment = environment_of_start()
         self._core: dict[psutil.Process, str] = {}
         self._is_over = False
+        self._is_beginning_anew = threading.Lock()
 
     def begin(self) -> None:
         """Call on the main thread after ray.init, which installs signal handlers of its own."""
         children = {process: process.name() for process in psutil.Process().children()}
         self._core = {process: name for process, name in children.items() if name in _CORE}
-        for number in (*_STOP_SIGNALS, _RAY_DIED):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._hear)
         threading.Thread(target=self._watch, name="ray-watch", daemon=True).start()
 
     def end(self) -> None:
-        """From now on signals are remembered, and break nothing off."""
+        """Ray's processes may go now, and further signals break nothing off."""
         self._is_over = True
 
     def died(self) -> str | None:
@@ -55,17 +53,33 @@ class RayWatch:
         dead, _ = psutil.wait_procs(self._core, timeout=0)
         return self._core[dead[0]] if dead else None
 
+    def begin_anew(self, dead: str) -> NoReturn:
+        """End what is left of Ray, and start again in this process as if it had just been started."""
+        self._is_beginning_anew.acquire()  # once: whichever thread comes second waits for its end
+        logger.warning("Ray's %s died: starting everything again, with every accepted task", dead)
+        end_processes(psutil.Process().children(recursive=True))
+        os.execve(sys.executable, sys.orig_argv, self._environment)  # noqa: S606 - no shell
+
     def _watch(self) -> None:
+        """On a thread of its own: the main one may wait in Ray for an answer, deaf to everything."""
         while not self._is_over:
-            if self.died() is not None:
-                os.kill(os.getpid(), _RAY_DIED)
-                return
+            if dead := self.died():
+                self.begin_anew(dead)
             time.sleep(_WATCH_S)
 
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
-        if number in _STOP_SIGNALS and not self.is_told_to_stop:
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        """Break the main thread off, by the one exception that Ray lets through; once."""
+        if not self.is_told_to_stop:
             self.is_told_to_stop = True
             logger.info("stopping; tasks that run now start again with the next server")
         if not self._is_over:
             self._is_over = True
             raise KeyboardInterrupt
+
+
+def end_processes(processes: list[psutil.Process], patience_s: float = 0.0) -> None:
+    """Wait for their end, and kill those that take longer."""
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=_STOP_S)

@@ -32,11 +32,11 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from api.access import access_of
 from cluster.actors import stop_registry
-from cluster.settings import Settings, environment_of_start
+from cluster.settings import Settings
 from deployments.app import APP_NAME, AppArgs, build
 from deployments.ingress import local_url
 from deployments.private_ray import CannotStart, prepare_haproxy, private_ray
-from deployments.ray_watch import RayDied, RayWatch
+from deployments.ray_watch import RayWatch
 
 _DOWN_S = 60.0
 _CONNECT_S = 5.0
@@ -68,7 +68,6 @@ def run(settings: Settings, args: AppArgs) -> int:
     Where Ray itself dies this process begins anew, as if it had just been started.
     """
     refuse_taken_port(settings.http_host, settings.http_port)
-    environment = environment_of_start()
     watch = RayWatch()
     try:
         with _claimed_data_folder(settings) as run_dir:
@@ -76,10 +75,6 @@ def run(settings: Settings, args: AppArgs) -> int:
             prepare_haproxy(run_dir)
             with private_ray(watch):
                 _serve(settings, args, run_dir)
-    except RayDied as death:
-        if not watch.is_told_to_stop:
-            logger.warning("Ray's %s died: starting everything again, with every accepted task", death)
-            os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell
     except KeyboardInterrupt:
         if not watch.is_told_to_stop:
             raise
@@ -90,7 +85,7 @@ def run(settings: Settings, args: AppArgs) -> int:
 
 
 def _serve(settings: Settings, args: AppArgs, run_dir: Path) -> NoReturn:
-    """Until a RayWatch breaks it off."""
+    """Until a signal breaks it off."""
     serve.start(http_options={"host": settings.http_host, "port": settings.http_port})
     serve.run(build(args), name=APP_NAME, route_prefix="/")
     _await_direct_route(run_dir)
