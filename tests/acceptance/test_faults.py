@@ -45,6 +45,15 @@ def test_kill_with_queued_and_running_tasks(server: ServerProcess, name: str) ->
     assert_succeeded_once(server, tasks)
 
 
+def test_kill_of_haproxy(server: ServerProcess) -> None:
+    tasks: dict[str, object] = {echo(server, "before", sleep_s=2): "before"}
+    (haproxy,) = [process for process in server.family() if process.name() == "haproxy"]
+    haproxy.kill()
+    haproxy.wait()
+    tasks |= {echo(server, "after"): "after"}
+    assert_succeeded_once(server, tasks)
+
+
 def test_kill_of_the_idle_registry(server: ServerProcess) -> None:
     before = echo(server, "before")
     server.wait(before)

@@ -170,7 +170,7 @@ def test_two_nodes_and_every_deployment_in_the_dashboard(
 
 
 def test_haproxy_runs_with_our_changes(cluster: LocalCluster, server: ServerProcess) -> None:
-    for change in ("set-header x-request-disconnect-disabled", "http-error status 503"):
+    for change in ("set-header x-request-disconnect-disabled", "http-error status 503", "return status 503"):
         eventually(lambda change=change: change in cluster.haproxy_configuration())
 
 
