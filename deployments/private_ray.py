@@ -59,9 +59,9 @@ def private_ray(watch: RayWatch) -> Iterator[None]:
         yield
     except BaseException:
         dead = watch.died()
+        is_whole = is_whole and dead is None
         if dead and not watch.is_told_to_stop:
             watch.begin_anew(dead)
-        is_whole = is_whole and dead is None
         raise
     finally:
         watch.end()

@@ -58,6 +58,8 @@ class RayWatch:
         self._is_beginning_anew.acquire()  # once: whichever thread comes second waits for its end
         logger.warning("Ray's %s died: starting everything again, with every accepted task", dead)
         end_processes(psutil.Process().children(recursive=True))
+        if self.is_told_to_stop:
+            os._exit(0)
         os.execve(sys.executable, sys.orig_argv, self._environment)  # noqa: S606 - no shell
 
     def _watch(self) -> None:
